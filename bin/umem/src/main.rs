@@ -1,0 +1,3 @@
+//! `umem`: command line.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The fault plane: page-state table, userfaultfd, installing pages.

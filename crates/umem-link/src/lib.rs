@@ -1,0 +1,1 @@
+//! The data plane: lanes, sockets and the threads that move pages.

@@ -1,0 +1,1 @@
+//! The migration engine: state machines and policies without sockets or clock.

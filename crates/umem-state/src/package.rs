@@ -1,0 +1,7 @@
+//! stub
+/// stub
+pub struct Package;
+/// stub
+pub struct PackageBuilder;
+/// stub
+pub struct Section;

@@ -1,0 +1,1 @@
+//! The migration protocol's frames: encode and decode, nothing else.

@@ -1,0 +1,59 @@
+//! What an accelerator offers the machine: run a vCPU until it needs something, save it, restore it.
+//!
+//! A vCPU thread calls [`Vcpu::run`] with what the last exit asked for and gets the next
+//! [`VmExit`]. Everything that another thread may do to a running vCPU goes through its
+//! [`VcpuHandle`]: raise an interrupt line, or kick it out of `run`.
+
+mod clock;
+mod exit;
+mod handle;
+
+pub use clock::{ClockError, GuestClock, SavedClock, TICKS_PER_SECOND};
+pub use exit::{AccessSize, VmEntry, VmExit};
+pub use handle::{InterruptKind, VcpuHandle};
+
+use umem_memory::PageIndex;
+use umem_state::StateError;
+
+/// Tells an accelerator that finds missing pages by itself whether a page may be touched.
+///
+/// Asked once for each page before the accelerator caches a translation to it, never on the hot
+/// path. A page that was present stays so until [`PagePresence`] holders are told otherwise.
+pub trait PagePresence: Send + Sync {
+    /// Whether the page has its content and may be read and written without a page fault.
+    fn is_present(&self, page: PageIndex) -> bool;
+}
+
+/// One virtual CPU of an accelerator.
+pub trait Vcpu: Send {
+    /// Runs until the guest needs something or the vCPU is kicked.
+    ///
+    /// `entry` answers the previous exit. When the exit is [`VmExit::MissingPage`] the instruction
+    /// that found the page missing has had no effect; entering again executes it again.
+    fn run(&mut self, entry: VmEntry) -> VmExit;
+
+    /// The handle through which other threads reach this vCPU.
+    fn handle(&self) -> VcpuHandle;
+
+    /// The whole architectural state, in the accelerator's saved form (versioned, CBOR).
+    ///
+    /// # Errors
+    /// When the accelerator cannot read its own state (a kernel that refuses an ioctl).
+    fn save(&self) -> Result<Vec<u8>, StateError>;
+
+    /// Replaces the whole architectural state.
+    ///
+    /// # Errors
+    /// When the bytes are no saved state of this accelerator, or hold values that it cannot have.
+    /// The vCPU is then unchanged.
+    fn restore(&mut self, saved: &[u8]) -> Result<(), StateError>;
+
+    /// Forgets every cached translation and the permissions cached with it.
+    fn flush_translations(&mut self);
+
+    /// Registers, for people: one `name value` pair a line.
+    fn registers(&self) -> String;
+
+    /// Instructions retired since creation or the last restore, for rate displays.
+    fn instructions(&self) -> u64;
+}

@@ -1,0 +1,1 @@
+//! Boards, VM lifecycle, and the glue to the migration engine.

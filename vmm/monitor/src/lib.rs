@@ -1,0 +1,1 @@
+//! Monitors: one command table for text and JSON.
