@@ -1,0 +1,102 @@
+//! What a migration looks like from outside at one moment: for `info migrate`, progress and reports.
+
+use serde::Serialize;
+
+/// Which end of the migration this process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum End {
+    /// The guest comes from here.
+    Source,
+    /// The guest comes here.
+    Destination,
+}
+
+/// Pages by what brought them. Each page that moved is counted once, under its first cause.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PageCounts {
+    /// Asked for by a page fault.
+    pub demand: u64,
+    /// Sent along with a demanded page.
+    pub prefault: u64,
+    /// Sent by the background.
+    pub background: u64,
+    /// Of all of these, pages of one repeated byte (zero or other), sent without their content.
+    pub fill: u64,
+    /// Of all of these, copies that arrived when the page was already there (destination only).
+    pub duplicate: u64,
+    /// Pages of the guest's RAM.
+    pub total: u64,
+    /// Pages not at the destination yet, as this end knows.
+    pub remaining: u64,
+}
+
+/// Latency of page faults at the destination, in microseconds, from the fault to the page's presence.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct FaultLatency {
+    /// Faults resolved.
+    pub count: u64,
+    /// Mean.
+    pub mean: f64,
+    /// Median.
+    pub p50: f64,
+    /// 90th percentile.
+    pub p90: f64,
+    /// 99th percentile.
+    pub p99: f64,
+    /// 99.9th percentile.
+    pub p999: f64,
+    /// Longest.
+    pub max: f64,
+}
+
+/// The parts of the time during which the guest ran nowhere, in milliseconds.
+/// Parts that this end did not see are absent.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct DowntimeParts {
+    /// Name of the part and its length, in their order.
+    pub parts: Vec<(String, f64)>,
+    /// All of it, as this end knows.
+    pub total: Option<f64>,
+}
+
+/// Snapshot of one migration at one end.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MigrationStatus {
+    /// Which end this is.
+    pub end: End,
+    /// QEMU's word for the phase where it has one: `setup`, `active`, `device`, `postcopy-active`,
+    /// `completed`, `failed`, `cancelled`; and `listening`, `prepared`, `handover-unknown`,
+    /// `postcopy-paused` (link lost, pages missing).
+    pub phase: String,
+    /// Kind of migration: `postcopy`.
+    pub mode: String,
+    /// The peer's address, where there is one.
+    pub peer: Option<String>,
+    /// Time since the start of the migration, milliseconds; stops at its end.
+    pub total_ms: f64,
+    /// Time from the handover until all pages were at the destination, milliseconds.
+    pub drain_ms: Option<f64>,
+    /// Time without a running guest.
+    pub downtime: DowntimeParts,
+    /// Pages by cause.
+    pub pages: PageCounts,
+    /// Page faults (destination).
+    pub faults: FaultLatency,
+    /// Pages that someone waits for now (destination); a bounded sample, page numbers.
+    pub waiting_for: Vec<u64>,
+    /// Bytes on the wire, both ways, as the kernel counted them (TCP_INFO), else as written.
+    pub wire_bytes: u64,
+    /// Rate over the last moments, in bytes a second.
+    pub rate: f64,
+    /// Whether both ends agreed that all pages arrived, by digest.
+    pub verified: bool,
+    /// Digest over all pages, once known, in hexadecimal.
+    pub digest: Option<String>,
+    /// Whether the background sends (source).
+    pub background: bool,
+    /// What went wrong, with the numbers and the way out.
+    pub error: Option<String>,
+}

@@ -1,0 +1,104 @@
+//! What a VM is made of, as the command line says it.
+
+use std::path::PathBuf;
+
+/// Which accelerator runs the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AcceleratorKind {
+    /// The software CPU; the guest is riscv64.
+    #[default]
+    Tcg,
+    /// KVM; the guest has the host's architecture.
+    Kvm,
+}
+
+/// Where page faults of a postcopy destination are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FaultPath {
+    /// The vCPU finds the page missing in its page walk and fetches it by itself.
+    #[default]
+    Vcpu,
+    /// The kernel reports the fault through userfaultfd to a reader thread.
+    Uffd,
+}
+
+/// How a VM comes to its first instruction.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Incoming {
+    /// It boots its kernel.
+    #[default]
+    No,
+    /// It waits for `migrate_incoming`.
+    Defer,
+    /// It listens on this URI.
+    Uri(String),
+}
+
+/// A disk of the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DriveConfig {
+    /// Name, for `info block` and errors.
+    pub id: String,
+    /// The raw image file.
+    pub path: PathBuf,
+    /// Whether the guest may only read it.
+    pub read_only: bool,
+}
+
+/// A VM. Everything that both ends of a migration must agree on is in here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmConfig {
+    /// Name, for titles and errors.
+    pub name: Option<String>,
+    /// Accelerator.
+    pub accelerator: AcceleratorKind,
+    /// RAM in bytes; a multiple of 4 KiB.
+    pub memory_bytes: u64,
+    /// Number of harts.
+    pub harts: u32,
+    /// Kernel: a Linux `Image` or an ELF file. Absent for an incoming migration.
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line.
+    pub command_line: String,
+    /// Disks, in their order (virtio-blk).
+    pub drives: Vec<DriveConfig>,
+    /// Whether there is a virtio-rng.
+    pub rng: bool,
+    /// Whether there is a virtio-console beside the UART.
+    pub virtio_console: bool,
+    /// Incoming migration.
+    pub incoming: Incoming,
+    /// The incoming stream must be postcopy.
+    pub postcopy: bool,
+    /// The seed's `-postcopy-flags`: bit 0, map pages on arrival. Pages are placed by UFFDIO_COPY,
+    /// which maps them at once, so both values behave alike for now.
+    pub postcopy_flags: u32,
+    /// Where page faults are found.
+    pub fault_path: FaultPath,
+    /// Do not start the vCPUs until `cont`.
+    pub start_paused: bool,
+}
+
+impl Default for VmConfig {
+    fn default() -> Self {
+        Self {
+            name: None,
+            accelerator: AcceleratorKind::default(),
+            memory_bytes: 128 << 20,
+            harts: 1,
+            kernel: None,
+            initrd: None,
+            command_line: String::new(),
+            drives: Vec::new(),
+            rng: false,
+            virtio_console: false,
+            incoming: Incoming::default(),
+            postcopy: false,
+            postcopy_flags: 0,
+            fault_path: FaultPath::default(),
+            start_paused: false,
+        }
+    }
+}
