@@ -1,1 +1,3 @@
 //! RV64GC software CPU.
+
+mod fpu;
