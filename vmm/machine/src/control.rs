@@ -221,6 +221,6 @@ pub trait VmControl: Send + Sync {
     /// Whether the background is on for this or the next migration.
     fn background(&self) -> bool;
 
-    /// A queue of events from now on. Bounded: a reader that falls behind loses the oldest.
+    /// A queue of events from now on. Bounded: a reader that falls far behind misses some.
     fn events(&self) -> crossbeam_channel::Receiver<VmEvent>;
 }

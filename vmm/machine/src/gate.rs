@@ -1,0 +1,180 @@
+//! Stops vCPU threads and starts them again.
+//!
+//! Each vCPU thread asks its gate before it enters the guest. Who stops a vCPU closes the gate,
+//! kicks the vCPU, and waits, in bounded time, until the thread says that it stands at the gate. A
+//! thread that waits for a missing page says so, for whoever waits in vain.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use umem_memory::PageIndex;
+
+/// What a vCPU thread is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Enter the guest.
+    Run,
+    /// Stand at the gate.
+    Stop,
+    /// End the thread.
+    End,
+}
+
+/// What a vCPU thread does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// Stands at the gate; its vCPU may be saved, restored and looked at.
+    Stopped,
+    /// Runs the guest.
+    Running,
+    /// Waits for an interrupt on the guest's behalf.
+    Halted,
+    /// Waits for a page that has not arrived.
+    WaitsFor(PageIndex),
+    /// Has ended.
+    Ended,
+}
+
+#[derive(Debug)]
+struct State {
+    order: Order,
+    activity: Activity,
+}
+
+/// The gate of one vCPU thread.
+#[derive(Debug)]
+pub struct Gate {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Gate {
+    /// A closed gate with the thread at it.
+    #[must_use]
+    pub fn new() -> Self {
+        let state = State { order: Order::Stop, activity: Activity::Stopped };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives an order. The caller kicks the vCPU after that.
+    pub fn order(&self, order: Order) {
+        let mut state = self.lock();
+        if state.order != Order::End {
+            state.order = order;
+        }
+        self.changed.notify_all();
+    }
+
+    /// What the thread does.
+    #[must_use]
+    pub fn activity(&self) -> Activity {
+        self.lock().activity
+    }
+
+    /// Waits until the thread stands at the gate or has ended, at most `bound`; then what it does.
+    #[must_use]
+    pub fn await_stopped(&self, bound: Duration) -> Activity {
+        let deadline = Instant::now() + bound;
+        let mut state = self.lock();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if matches!(state.activity, Activity::Stopped | Activity::Ended) || left.is_zero() {
+                return state.activity;
+            }
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// The thread's side: whether to enter the guest without standing at the gate.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.lock().order == Order::Run
+    }
+
+    /// The thread's side: stands at the gate until it opens. `false` is the order to end.
+    #[must_use]
+    pub fn pass(&self) -> bool {
+        let mut state = self.lock();
+        loop {
+            match state.order {
+                Order::Run => {
+                    state.activity = Activity::Running;
+                    return true;
+                }
+                Order::End => return false,
+                Order::Stop => {
+                    if state.activity != Activity::Stopped {
+                        state.activity = Activity::Stopped;
+                        self.changed.notify_all();
+                    }
+                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+
+    /// The thread's side: says what it does.
+    pub fn set_activity(&self, activity: Activity) {
+        let mut state = self.lock();
+        state.activity = activity;
+        self.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_stopped_thread_is_seen_and_goes_on_when_told() {
+        let gate = Arc::new(Gate::new());
+        let theirs = gate.clone();
+        let thread = std::thread::spawn(move || {
+            let mut rounds = 0u32;
+            while theirs.pass() {
+                rounds += 1;
+                std::thread::yield_now();
+            }
+            theirs.set_activity(Activity::Ended);
+            rounds
+        });
+        gate.order(Order::Run);
+        while gate.activity() != Activity::Running {
+            std::thread::yield_now();
+        }
+        gate.order(Order::Stop);
+        assert_eq!(gate.await_stopped(Duration::from_secs(10)), Activity::Stopped);
+        gate.order(Order::End);
+        assert!(thread.join().unwrap() > 0);
+        assert_eq!(gate.activity(), Activity::Ended);
+    }
+
+    #[test]
+    fn waiting_for_a_thread_that_waits_for_a_page_ends_and_names_it() {
+        let gate = Gate::new();
+        gate.set_activity(Activity::WaitsFor(PageIndex(7)));
+        assert_eq!(
+            gate.await_stopped(Duration::from_millis(5)),
+            Activity::WaitsFor(PageIndex(7))
+        );
+    }
+
+    #[test]
+    fn the_order_to_end_is_final() {
+        let gate = Gate::new();
+        gate.order(Order::End);
+        gate.order(Order::Run);
+        assert!(!gate.pass());
+    }
+}

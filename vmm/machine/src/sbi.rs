@@ -1,0 +1,249 @@
+//! The Supervisor Binary Interface: what a guest kernel asks of the layer below it.
+//!
+//! Source: RISC-V Supervisor Binary Interface Specification, version 2.0. There is no M-mode and no
+//! firmware; these calls come here straight from the vCPU.
+
+use accel::{InterruptKind, VcpuHandle};
+use std::sync::Arc;
+use umem_memory::GuestAddress;
+
+const SUCCESS: i64 = 0;
+const ERR_FAILED: i64 = -1;
+const ERR_NOT_SUPPORTED: i64 = -2;
+pub(crate) const ERR_INVALID_PARAM: i64 = -3;
+const ERR_ALREADY_AVAILABLE: i64 = -6;
+
+const SPEC_VERSION_2_0: u64 = 2 << 24;
+/// Implementation id: none is registered for umem; this one is free in the specification's table.
+const IMPLEMENTATION_ID: u64 = 0x756d;
+
+const EXT_BASE: u64 = 0x10;
+const EXT_TIME: u64 = 0x5449_4d45;
+const EXT_IPI: u64 = 0x0073_5049;
+const EXT_RFENCE: u64 = 0x5246_4e43;
+const EXT_HSM: u64 = 0x0048_534d;
+const EXT_SRST: u64 = 0x5352_5354;
+const EXT_DBCN: u64 = 0x4442_434e;
+const EXTENSIONS: [u64; 7] =
+    [EXT_BASE, EXT_TIME, EXT_IPI, EXT_RFENCE, EXT_HSM, EXT_SRST, EXT_DBCN];
+
+/// Longest piece of text that one debug console call takes; the guest calls again for the rest.
+const CONSOLE_CHUNK: u64 = 4096;
+
+/// Why a guest asks to be restarted or switched off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResetRequest {
+    /// Power off.
+    Shutdown,
+    /// Reboot.
+    Reboot,
+}
+
+/// What a call leaves to do, beside its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SbiAction {
+    /// Nothing.
+    None,
+    /// Arm the calling hart's timer for this guest time.
+    SetTimer(u64),
+    /// Forget cached translations and code of the calling hart.
+    Flush,
+    /// Reset or power off the machine; the call does not return.
+    Reset(ResetRequest),
+    /// Write the guest's text at this address to the console; the answer is the number of bytes
+    /// written.
+    ConsoleWrite {
+        /// First byte.
+        address: GuestAddress,
+        /// Number of bytes, at most 4096.
+        bytes: u64,
+    },
+    /// Write one byte to the console.
+    ConsoleByte(u8),
+}
+
+/// The answer to a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SbiAnswer {
+    /// Error code for `a0`.
+    pub error: i64,
+    /// Value for `a1`.
+    pub value: u64,
+    /// What to do before the guest goes on.
+    pub action: SbiAction,
+}
+
+impl SbiAnswer {
+    const fn ok(value: u64) -> Self {
+        Self { error: SUCCESS, value, action: SbiAction::None }
+    }
+
+    const fn act(action: SbiAction) -> Self {
+        Self { error: SUCCESS, value: 0, action }
+    }
+
+    const fn error(error: i64) -> Self {
+        Self { error, value: 0, action: SbiAction::None }
+    }
+}
+
+/// The SBI of one machine.
+#[derive(Debug, Clone)]
+pub struct Sbi {
+    harts: Arc<[VcpuHandle]>,
+}
+
+impl Sbi {
+    /// The SBI over these harts, in the order of their numbers.
+    #[must_use]
+    pub fn new(harts: Arc<[VcpuHandle]>) -> Self {
+        Self { harts }
+    }
+
+    /// Answers a call of S-mode.
+    #[must_use]
+    pub fn call(&self, extension: u64, function: u64, arguments: [u64; 6]) -> SbiAnswer {
+        let [a0, a1, a2, ..] = arguments;
+        match (extension, function) {
+            (EXT_BASE, _) => base(function, a0),
+            (EXT_TIME, 0) => SbiAnswer::act(SbiAction::SetTimer(a0)),
+            (EXT_IPI, 0) => self.send_ipi(a0, a1),
+            (EXT_RFENCE, 0..=2) => self.remote_fence(a0, a1),
+            (EXT_HSM, _) => self.hart_state(function, a0),
+            (EXT_SRST, 0) => system_reset(a0),
+            (EXT_DBCN, 0) => console_write(a0, a1, a2),
+            // Reading from the debug console: there is never input.
+            (EXT_DBCN, 1) => SbiAnswer::ok(0),
+            (EXT_DBCN, 2) => SbiAnswer::act(SbiAction::ConsoleByte(a0.to_le_bytes()[0])),
+            _ => SbiAnswer::error(ERR_NOT_SUPPORTED),
+        }
+    }
+
+    /// The harts that a mask names (specification, chapter 3, "Hart list parameter").
+    fn selected(&self, mask: u64, base: u64) -> Option<Vec<&VcpuHandle>> {
+        if base == u64::MAX {
+            return Some(self.harts.iter().collect());
+        }
+        (0..64)
+            .filter(|bit| mask >> bit & 1 == 1)
+            .map(|bit| {
+                let hart = usize::try_from(base.checked_add(bit)?).ok()?;
+                self.harts.get(hart)
+            })
+            .collect()
+    }
+
+    fn send_ipi(&self, mask: u64, base: u64) -> SbiAnswer {
+        let Some(harts) = self.selected(mask, base) else {
+            return SbiAnswer::error(ERR_INVALID_PARAM);
+        };
+        for hart in harts {
+            hart.set_line(InterruptKind::Software, true);
+        }
+        SbiAnswer::ok(0)
+    }
+
+    fn remote_fence(&self, mask: u64, base: u64) -> SbiAnswer {
+        // One hart: the calling one. The board refuses more (board::MAX_HARTS).
+        match self.selected(mask, base) {
+            None => SbiAnswer::error(ERR_INVALID_PARAM),
+            Some(harts) if harts.is_empty() => SbiAnswer::ok(0),
+            Some(_) => SbiAnswer::act(SbiAction::Flush),
+        }
+    }
+
+    fn hart_state(&self, function: u64, hart: u64) -> SbiAnswer {
+        let known = usize::try_from(hart).is_ok_and(|hart| hart < self.harts.len());
+        match function {
+            // Start: the only hart runs already.
+            0 if known => SbiAnswer::error(ERR_ALREADY_AVAILABLE),
+            0 | 2 if !known => SbiAnswer::error(ERR_INVALID_PARAM),
+            // Stop: the only hart must not.
+            1 => SbiAnswer::error(ERR_FAILED),
+            // Status: 0 is "started".
+            2 => SbiAnswer::ok(0),
+            _ => SbiAnswer::error(ERR_NOT_SUPPORTED),
+        }
+    }
+}
+
+fn base(function: u64, argument: u64) -> SbiAnswer {
+    match function {
+        0 => SbiAnswer::ok(SPEC_VERSION_2_0),
+        1 => SbiAnswer::ok(IMPLEMENTATION_ID),
+        2 => SbiAnswer::ok(1),
+        3 => SbiAnswer::ok(u64::from(EXTENSIONS.contains(&argument))),
+        // mvendorid, marchid, mimpid: 0 is "not implemented".
+        4..=6 => SbiAnswer::ok(0),
+        _ => SbiAnswer::error(ERR_NOT_SUPPORTED),
+    }
+}
+
+fn system_reset(kind: u64) -> SbiAnswer {
+    match kind {
+        0 => SbiAnswer::act(SbiAction::Reset(ResetRequest::Shutdown)),
+        1 | 2 => SbiAnswer::act(SbiAction::Reset(ResetRequest::Reboot)),
+        _ => SbiAnswer::error(ERR_INVALID_PARAM),
+    }
+}
+
+fn console_write(bytes: u64, low: u64, high: u64) -> SbiAnswer {
+    if high != 0 {
+        return SbiAnswer::error(ERR_INVALID_PARAM);
+    }
+    let bytes = bytes.min(CONSOLE_CHUNK);
+    SbiAnswer::act(SbiAction::ConsoleWrite { address: GuestAddress(low), bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sbi() -> Sbi {
+        Sbi::new(Arc::from([VcpuHandle::new()]))
+    }
+
+    #[test]
+    fn the_offered_extensions_are_the_probed_ones() {
+        for extension in EXTENSIONS {
+            assert_eq!(sbi().call(EXT_BASE, 3, [extension, 0, 0, 0, 0, 0]).value, 1);
+        }
+        assert_eq!(sbi().call(EXT_BASE, 3, [0x1234, 0, 0, 0, 0, 0]).value, 0);
+        assert_eq!(sbi().call(EXT_BASE, 0, [0; 6]).value, 0x0200_0000);
+    }
+
+    #[test]
+    fn an_ipi_raises_the_named_hart_s_line_and_no_other_hart_exists() {
+        let sbi = sbi();
+        assert_eq!(sbi.call(EXT_IPI, 0, [1, 0, 0, 0, 0, 0]).error, SUCCESS);
+        assert_eq!(sbi.harts[0].lines(), 1 << 1);
+        assert_eq!(sbi.call(EXT_IPI, 0, [2, 0, 0, 0, 0, 0]).error, ERR_INVALID_PARAM);
+        assert_eq!(sbi.call(EXT_IPI, 0, [1, u64::MAX - 1, 0, 0, 0, 0]).error, ERR_INVALID_PARAM);
+        assert_eq!(sbi.call(EXT_IPI, 0, [0, u64::MAX, 0, 0, 0, 0]).error, SUCCESS);
+    }
+
+    #[test]
+    fn timer_fence_reset_and_console_are_left_to_the_vcpu_loop() {
+        let sbi = sbi();
+        let action = |extension, arguments| sbi.call(extension, 0, arguments).action;
+        assert_eq!(action(EXT_TIME, [77, 0, 0, 0, 0, 0]), SbiAction::SetTimer(77));
+        assert_eq!(action(EXT_RFENCE, [1, 0, 0, 0, 0, 0]), SbiAction::Flush);
+        assert_eq!(action(EXT_RFENCE, [0, 0, 0, 0, 0, 0]), SbiAction::None);
+        assert_eq!(
+            action(EXT_SRST, [0, 0, 0, 0, 0, 0]),
+            SbiAction::Reset(ResetRequest::Shutdown)
+        );
+        assert_eq!(
+            action(EXT_DBCN, [1 << 40, 0x8000_0000, 0, 0, 0, 0]),
+            SbiAction::ConsoleWrite { address: GuestAddress(0x8000_0000), bytes: 4096 }
+        );
+    }
+
+    #[test]
+    fn unknown_calls_are_refused() {
+        assert_eq!(sbi().call(0x9999, 0, [0; 6]).error, ERR_NOT_SUPPORTED);
+        assert_eq!(sbi().call(EXT_HSM, 0, [0; 6]).error, ERR_ALREADY_AVAILABLE);
+        assert_eq!(sbi().call(EXT_HSM, 0, [9, 0, 0, 0, 0, 0]).error, ERR_INVALID_PARAM);
+        assert_eq!(sbi().call(EXT_HSM, 2, [0; 6]).value, 0);
+    }
+}

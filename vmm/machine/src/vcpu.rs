@@ -1,0 +1,238 @@
+//! A vCPU's thread: runs the guest, and does what its exits ask for.
+
+use crate::gate::{Activity, Gate, Order};
+use crate::memory::{Fetched, GuestPages};
+use crate::sbi::{ResetRequest, Sbi, SbiAction, SbiAnswer};
+use crate::serial::SerialPort;
+use accel::{GuestClock, Vcpu, VcpuHandle, VmEntry, VmExit};
+use devices::Bus;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use umem_fault::Interrupt;
+
+/// Longest sleep of a halted vCPU; it then looks again. Only a safety net: what wakes it kicks it.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// What a vCPU's thread tells the driver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VcpuEvent {
+    /// The guest asks for a reset or to be switched off.
+    Reset(ResetRequest),
+    /// The accelerator cannot go on.
+    Failed(String),
+}
+
+/// What a vCPU's thread works with.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Devices.
+    pub bus: Arc<Bus>,
+    /// The guest's clock.
+    pub clock: Arc<GuestClock>,
+    /// Calls of the guest's kernel.
+    pub sbi: Sbi,
+    /// RAM, and the pages that have not arrived.
+    pub pages: GuestPages,
+    /// For the debug console.
+    pub serial: Arc<SerialPort>,
+    /// Tells the driver.
+    pub report: Arc<dyn Fn(u32, VcpuEvent) + Send + Sync>,
+}
+
+/// One vCPU and its thread.
+pub struct VcpuThread {
+    hart: u32,
+    vcpu: Arc<Mutex<Box<dyn Vcpu>>>,
+    handle: VcpuHandle,
+    gate: Arc<Gate>,
+    interrupt: Interrupt,
+    thread_id: Arc<AtomicI32>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl VcpuThread {
+    /// Starts the thread; it stands at the closed gate.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub fn start(
+        hart: u32,
+        vcpu: Box<dyn Vcpu>,
+        surroundings: Surroundings,
+    ) -> std::io::Result<Self> {
+        let handle = vcpu.handle();
+        let vcpu = Arc::new(Mutex::new(vcpu));
+        let gate = Arc::new(Gate::new());
+        let interrupt = Interrupt::new();
+        let thread_id = Arc::new(AtomicI32::new(0));
+        let mut body = Body {
+            hart,
+            gate: gate.clone(),
+            handle: handle.clone(),
+            interrupt: interrupt.clone(),
+            surroundings,
+            entry: VmEntry::Run,
+        };
+        let (theirs, id) = (vcpu.clone(), thread_id.clone());
+        let thread = std::thread::Builder::new().name(format!("vcpu-{hart}")).spawn(move || {
+            id.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
+            body.run(&theirs);
+        })?;
+        Ok(Self { hart, vcpu, handle, gate, interrupt, thread_id, thread: Some(thread) })
+    }
+
+    /// Hart number.
+    #[must_use]
+    pub fn hart(&self) -> u32 {
+        self.hart
+    }
+
+    /// What the thread does.
+    #[must_use]
+    pub fn activity(&self) -> Activity {
+        self.gate.activity()
+    }
+
+    /// The thread's id in the kernel, once it runs.
+    #[must_use]
+    pub fn thread_id(&self) -> Option<i32> {
+        Some(self.thread_id.load(Ordering::Relaxed)).filter(|&id| id != 0)
+    }
+
+    /// Lets the vCPU run.
+    pub fn resume(&self) {
+        self.interrupt.clear();
+        self.gate.order(Order::Run);
+    }
+
+    /// Tells the vCPU to stop and does not wait for it.
+    pub fn request_stop(&self) {
+        self.gate.order(Order::Stop);
+        self.interrupt.raise();
+        self.handle.kick();
+    }
+
+    /// Waits until the vCPU stands still, at most `bound`; what it does then.
+    #[must_use]
+    pub fn await_stopped(&self, bound: Duration) -> Activity {
+        self.gate.await_stopped(bound)
+    }
+
+    /// Tells the thread to end and does not wait for it.
+    pub fn request_end(&self) {
+        self.gate.order(Order::End);
+        self.interrupt.raise();
+        self.handle.kick();
+    }
+
+    /// Joins the thread if it ends within `bound`; a thread that waits in the kernel for a page is
+    /// left to the end of the process.
+    pub fn join_within(&mut self, bound: Duration) {
+        if self.gate.await_stopped(bound) == Activity::Ended
+            && let Some(thread) = self.thread.take()
+        {
+            let _ = thread.join();
+        }
+    }
+
+    /// The vCPU, while it stands at the gate.
+    #[must_use]
+    pub fn vcpu(&self) -> Option<MutexGuard<'_, Box<dyn Vcpu>>> {
+        matches!(self.activity(), Activity::Stopped)
+            .then(|| self.vcpu.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+struct Body {
+    hart: u32,
+    gate: Arc<Gate>,
+    handle: VcpuHandle,
+    interrupt: Interrupt,
+    surroundings: Surroundings,
+    entry: VmEntry,
+}
+
+impl Body {
+    fn run(&mut self, vcpu: &Mutex<Box<dyn Vcpu>>) {
+        while self.gate.pass() {
+            let mut vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
+            // An answer that the guest has not read yet goes in before the vCPU may be saved.
+            while self.gate.is_open() || self.entry != VmEntry::Run {
+                let exit = vcpu.run(std::mem::replace(&mut self.entry, VmEntry::Run));
+                self.serve(&mut **vcpu, exit);
+            }
+        }
+        self.gate.set_activity(Activity::Ended);
+    }
+
+    /// Does what an exit asks for and decides how the vCPU is entered again.
+    fn serve(&mut self, vcpu: &mut dyn Vcpu, exit: VmExit) {
+        match exit {
+            VmExit::MmioRead { address, size } => {
+                self.entry = VmEntry::MmioRead(self.surroundings.bus.read(address, size));
+            }
+            VmExit::MmioWrite { address, size, value } => {
+                self.surroundings.bus.write(address, size, value);
+            }
+            VmExit::Sbi { extension, function, arguments } => {
+                let answer = self.surroundings.sbi.call(extension, function, arguments);
+                self.answer(vcpu, answer);
+            }
+            VmExit::WaitForInterrupt { until } => self.halt(until),
+            VmExit::MissingPage { page, .. } => {
+                self.gate.set_activity(Activity::WaitsFor(page));
+                if self.surroundings.pages.fetch(page, &self.interrupt) == Fetched::Unreadable {
+                    let text = format!(
+                        "the guest needs {page}, which the source could not read (hardware memory error)"
+                    );
+                    self.fail(text);
+                }
+                self.gate.set_activity(Activity::Running);
+            }
+            VmExit::Kicked => {}
+            VmExit::Failed(reason) => self.fail(reason.to_owned()),
+        }
+    }
+
+    fn fail(&self, reason: String) {
+        self.gate.order(Order::Stop);
+        (self.surroundings.report)(self.hart, VcpuEvent::Failed(reason));
+    }
+
+    fn halt(&self, until: Option<u64>) {
+        self.gate.set_activity(Activity::Halted);
+        let longest = std::time::Instant::now() + LONGEST_SLEEP;
+        let timer = until.and_then(|ticks| self.surroundings.clock.instant_of(ticks));
+        self.handle.sleep_until(Some(timer.map_or(longest, |at| at.min(longest))));
+        self.gate.set_activity(Activity::Running);
+    }
+
+    fn answer(&mut self, vcpu: &mut dyn Vcpu, answer: SbiAnswer) {
+        let SbiAnswer { mut error, mut value, action } = answer;
+        match action {
+            SbiAction::None => {}
+            SbiAction::SetTimer(ticks) => vcpu.set_timer(ticks),
+            SbiAction::Flush => vcpu.flush_translations(),
+            SbiAction::Reset(request) => {
+                self.gate.order(Order::Stop);
+                (self.surroundings.report)(self.hart, VcpuEvent::Reset(request));
+                return;
+            }
+            SbiAction::ConsoleByte(byte) => self.surroundings.serial.print(&[byte]),
+            SbiAction::ConsoleWrite { address, bytes } => {
+                match self.surroundings.pages.read(address, bytes, &self.interrupt) {
+                    Ok(text) => {
+                        self.surroundings.serial.print(&text);
+                        value = bytes;
+                    }
+                    // Interrupted while it waited for a page: the guest calls again for the rest.
+                    Err(Some(Fetched::Interrupted)) => value = 0,
+                    Err(_) => error = crate::sbi::ERR_INVALID_PARAM,
+                }
+            }
+        }
+        self.entry = VmEntry::Sbi { error, value };
+    }
+}
