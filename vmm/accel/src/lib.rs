@@ -32,6 +32,15 @@ pub trait Vcpu: Send {
     /// that found the page missing has had no effect; entering again executes it again.
     fn run(&mut self, entry: VmEntry) -> VmExit;
 
+    /// Arms the timer interrupt for this guest time, in ticks, and clears a pending one (SBI
+    /// specification, `sbi_set_timer`). `u64::MAX` disarms it.
+    fn set_timer(&mut self, ticks: u64);
+
+    /// Puts the vCPU into its reset state with the first instruction at `pc`, its own number in
+    /// `a0` and the device tree's address in `a1` (Linux documentation, "RISC-V Kernel Boot
+    /// Requirements").
+    fn boot(&mut self, pc: u64, device_tree: u64);
+
     /// The handle through which other threads reach this vCPU.
     fn handle(&self) -> VcpuHandle;
 
