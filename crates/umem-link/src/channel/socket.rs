@@ -1,0 +1,95 @@
+//! A connected socket as a channel.
+
+use super::{ByteCounts, Channel, ChannelControl};
+use crate::socket::tcp_info;
+use socket2::{Domain, Socket};
+use std::io::{self, IoSlice, Read, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+struct Shared {
+    socket: Socket,
+    peer: String,
+    tcp: bool,
+    can_reconnect: bool,
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+/// Wraps a connected, blocking stream socket. `peer` is its name for people.
+#[must_use]
+pub fn from_socket(socket: Socket, peer: String, can_reconnect: bool) -> Channel {
+    let tcp = matches!(socket.domain(), Ok(Domain::IPV4 | Domain::IPV6));
+    let shared = Arc::new(Shared {
+        socket,
+        peer,
+        tcp,
+        can_reconnect,
+        sent: AtomicU64::new(0),
+        received: AtomicU64::new(0),
+    });
+    Channel {
+        reader: Box::new(SocketReader(Arc::clone(&shared))),
+        writer: Box::new(SocketWriter(Arc::clone(&shared))),
+        control: shared,
+    }
+}
+
+impl ChannelControl for Shared {
+    fn shutdown(&self) {
+        // Fails only on a socket that is not connected any more, which is what is wanted.
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+
+    fn counts(&self) -> ByteCounts {
+        let own = ByteCounts {
+            sent: self.sent.load(Ordering::Relaxed),
+            received: self.received.load(Ordering::Relaxed),
+        };
+        if self.tcp { tcp_info::counts(&self.socket).unwrap_or(own) } else { own }
+    }
+
+    fn peer(&self) -> String {
+        self.peer.clone()
+    }
+
+    fn can_reconnect(&self) -> bool {
+        self.can_reconnect
+    }
+}
+
+struct SocketReader(Arc<Shared>);
+
+impl Read for SocketReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = (&self.0.socket).read(buffer)?;
+        self.0.received.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+struct SocketWriter(Arc<Shared>);
+
+impl SocketWriter {
+    fn account(&self, count: usize) -> usize {
+        self.0.sent.fetch_add(count as u64, Ordering::Relaxed);
+        count
+    }
+}
+
+impl Write for SocketWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&self.0.socket).write(bytes).map(|count| self.account(count))
+    }
+
+    fn write_vectored(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        // The kernel takes at most UIO_MAXIOV buffers a call (<linux/uio.h>).
+        let buffers = &buffers[..buffers.len().min(1024)];
+        (&self.0.socket).write_vectored(buffers).map(|count| self.account(count))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
