@@ -8,7 +8,7 @@ use std::sync::Arc;
 use umem_memory::GuestAddress;
 
 const SUCCESS: i64 = 0;
-const ERR_FAILED: i64 = -1;
+pub(crate) const ERR_FAILED: i64 = -1;
 const ERR_NOT_SUPPORTED: i64 = -2;
 pub(crate) const ERR_INVALID_PARAM: i64 = -3;
 const ERR_ALREADY_AVAILABLE: i64 = -6;

@@ -1,16 +1,15 @@
 //! A vCPU's thread: runs the guest, and does what its exits ask for.
 
 use crate::gate::{Activity, Gate, Order};
-use crate::memory::{Fetched, GuestPages};
-use crate::sbi::{ResetRequest, Sbi, SbiAction, SbiAnswer};
-use crate::serial::SerialPort;
+use crate::memory::{Fetched, GuestPages, ReadError};
+use crate::sbi::{self, ResetRequest, Sbi, SbiAction, SbiAnswer};
 use accel::{GuestClock, Vcpu, VcpuHandle, VmEntry, VmExit};
-use devices::Bus;
+use devices::{Bus, Uart};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use umem_fault::Interrupt;
+use umem_fault::{FaultCause, Interrupt};
 
 /// Longest sleep of a halted vCPU; it then looks again. Only a safety net: what wakes it kicks it.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
@@ -36,19 +35,46 @@ pub struct Surroundings {
     /// RAM, and the pages that have not arrived.
     pub pages: GuestPages,
     /// For the debug console.
-    pub serial: Arc<SerialPort>,
+    pub serial: Arc<Uart>,
     /// Tells the driver.
     pub report: Arc<dyn Fn(u32, VcpuEvent) + Send + Sync>,
 }
 
+/// What anybody may see of a vCPU.
+#[derive(Debug, Clone)]
+pub struct VcpuView {
+    hart: u32,
+    gate: Arc<Gate>,
+    thread_id: Arc<AtomicI32>,
+}
+
+impl VcpuView {
+    /// Hart number.
+    #[must_use]
+    pub fn hart(&self) -> u32 {
+        self.hart
+    }
+
+    /// What the thread does.
+    #[must_use]
+    pub fn activity(&self) -> Activity {
+        self.gate.activity()
+    }
+
+    /// The thread's id in the kernel, once it runs.
+    #[must_use]
+    pub fn thread_id(&self) -> Option<i32> {
+        Some(self.thread_id.load(Ordering::Relaxed)).filter(|&id| id != 0)
+    }
+}
+
 /// One vCPU and its thread.
 pub struct VcpuThread {
-    hart: u32,
+    view: VcpuView,
     vcpu: Arc<Mutex<Box<dyn Vcpu>>>,
     handle: VcpuHandle,
     gate: Arc<Gate>,
     interrupt: Interrupt,
-    thread_id: Arc<AtomicI32>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -80,25 +106,14 @@ impl VcpuThread {
             id.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
             body.run(&theirs);
         })?;
-        Ok(Self { hart, vcpu, handle, gate, interrupt, thread_id, thread: Some(thread) })
+        let view = VcpuView { hart, gate: gate.clone(), thread_id };
+        Ok(Self { view, vcpu, handle, gate, interrupt, thread: Some(thread) })
     }
 
-    /// Hart number.
+    /// What anybody may see of it.
     #[must_use]
-    pub fn hart(&self) -> u32 {
-        self.hart
-    }
-
-    /// What the thread does.
-    #[must_use]
-    pub fn activity(&self) -> Activity {
-        self.gate.activity()
-    }
-
-    /// The thread's id in the kernel, once it runs.
-    #[must_use]
-    pub fn thread_id(&self) -> Option<i32> {
-        Some(self.thread_id.load(Ordering::Relaxed)).filter(|&id| id != 0)
+    pub fn view(&self) -> &VcpuView {
+        &self.view
     }
 
     /// Lets the vCPU run.
@@ -140,7 +155,7 @@ impl VcpuThread {
     /// The vCPU, while it stands at the gate.
     #[must_use]
     pub fn vcpu(&self) -> Option<MutexGuard<'_, Box<dyn Vcpu>>> {
-        matches!(self.activity(), Activity::Stopped)
+        matches!(self.gate.activity(), Activity::Stopped)
             .then(|| self.vcpu.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -183,7 +198,8 @@ impl Body {
             VmExit::WaitForInterrupt { until } => self.halt(until),
             VmExit::MissingPage { page, .. } => {
                 self.gate.set_activity(Activity::WaitsFor(page));
-                if self.surroundings.pages.fetch(page, &self.interrupt) == Fetched::Unreadable {
+                let pages = &self.surroundings.pages;
+                if pages.fetch(page, FaultCause::Vcpu, &self.interrupt) == Fetched::Unreadable {
                     let text = format!(
                         "the guest needs {page}, which the source could not read (hardware memory error)"
                     );
@@ -220,16 +236,18 @@ impl Body {
                 (self.surroundings.report)(self.hart, VcpuEvent::Reset(request));
                 return;
             }
-            SbiAction::ConsoleByte(byte) => self.surroundings.serial.print(&[byte]),
+            SbiAction::ConsoleByte(byte) => {
+                if self.surroundings.serial.print(&[byte]) == 0 {
+                    error = sbi::ERR_FAILED;
+                }
+            }
             SbiAction::ConsoleWrite { address, bytes } => {
-                match self.surroundings.pages.read(address, bytes, &self.interrupt) {
-                    Ok(text) => {
-                        self.surroundings.serial.print(&text);
-                        value = bytes;
-                    }
+                let pages = &self.surroundings.pages;
+                match pages.read(address, bytes, FaultCause::Vcpu, &self.interrupt) {
+                    Ok(text) => value = self.surroundings.serial.print(&text) as u64,
                     // Interrupted while it waited for a page: the guest calls again for the rest.
-                    Err(Some(Fetched::Interrupted)) => value = 0,
-                    Err(_) => error = crate::sbi::ERR_INVALID_PARAM,
+                    Err(ReadError::Page(Fetched::Interrupted)) => value = 0,
+                    Err(_) => error = sbi::ERR_INVALID_PARAM,
                 }
             }
         }

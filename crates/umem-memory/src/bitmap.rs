@@ -1,0 +1,143 @@
+//! A bit for each page, changed by many threads without a lock.
+
+use crate::{PageIndex, PageRange};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const BITS: u64 = u64::BITS as u64;
+
+/// A bit for each page. Operations are atomic a word of 64 pages at a time.
+#[derive(Debug)]
+pub struct PageBitmap {
+    words: Box<[AtomicU64]>,
+    pages: u64,
+}
+
+impl PageBitmap {
+    /// A bitmap of clear bits.
+    #[must_use]
+    pub fn new(pages: u64) -> Self {
+        let words = (0..pages.div_ceil(BITS)).map(|_| AtomicU64::new(0)).collect();
+        Self { words, pages }
+    }
+
+    /// Number of pages.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    fn word(&self, page: u64) -> Option<&AtomicU64> {
+        self.words.get(usize::try_from(page / BITS).ok()?)
+    }
+
+    /// Whether a page's bit is set; clear beyond the last page.
+    #[must_use]
+    pub fn test(&self, page: PageIndex) -> bool {
+        page.0 < self.pages
+            && self
+                .word(page.0)
+                .is_some_and(|word| word.load(Ordering::Acquire) >> (page.0 % BITS) & 1 == 1)
+    }
+
+    /// Sets the bits of a range; how many were clear.
+    pub fn set(&self, range: PageRange) -> u64 {
+        self.change(range, |word, mask| mask & !word.fetch_or(mask, Ordering::AcqRel))
+    }
+
+    /// Clears the bits of a range; how many were set.
+    pub fn clear(&self, range: PageRange) -> u64 {
+        self.change(range, |word, mask| mask & word.fetch_and(!mask, Ordering::AcqRel))
+    }
+
+    fn change(&self, range: PageRange, change: impl Fn(&AtomicU64, u64) -> u64) -> u64 {
+        let end = range.checked_end().unwrap_or(u64::MAX).min(self.pages);
+        let (mut at, mut changed) = (range.start.0, 0);
+        while at < end {
+            let next = (at / BITS + 1).saturating_mul(BITS).min(end);
+            let mask = (u64::MAX >> (BITS - (next - at))) << (at % BITS);
+            if let Some(word) = self.word(at) {
+                changed += u64::from(change(word, mask).count_ones());
+            }
+            at = next;
+        }
+        changed
+    }
+
+    /// The first set bit at or behind a page.
+    #[must_use]
+    pub fn next_set(&self, from: PageIndex) -> Option<PageIndex> {
+        self.find(from.0, |word| word)
+    }
+
+    /// The first clear bit at or behind a page.
+    #[must_use]
+    pub fn next_clear(&self, from: PageIndex) -> Option<PageIndex> {
+        self.find(from.0, |word| !word)
+    }
+
+    fn find(&self, from: u64, view: impl Fn(u64) -> u64) -> Option<PageIndex> {
+        let mut at = from;
+        while at < self.pages {
+            let word = view(self.word(at)?.load(Ordering::Acquire)) >> (at % BITS);
+            if word != 0 {
+                let page = at + u64::from(word.trailing_zeros());
+                return (page < self.pages).then_some(PageIndex(page));
+            }
+            at = (at / BITS + 1) * BITS;
+        }
+        None
+    }
+
+    /// Number of set bits.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.words.iter().map(|word| u64::from(word.load(Ordering::Relaxed).count_ones())).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn it_behaves_as_a_list_of_bools(
+            pages in 1u64..300,
+            steps in prop::collection::vec((any::<bool>(), 0u64..310, 0u64..310), 1..20),
+        ) {
+            let bitmap = PageBitmap::new(pages);
+            let mut model = vec![false; pages as usize];
+            for (set, start, count) in steps {
+                let range = PageRange::new(PageIndex(start), count);
+                let changed = if set { bitmap.set(range) } else { bitmap.clear(range) };
+                let mut expected = 0;
+                for page in range.pages() {
+                    if let Some(bit) = model.get_mut(page.0 as usize) {
+                        expected += u64::from(*bit != set);
+                        *bit = set;
+                    }
+                }
+                prop_assert_eq!(changed, expected);
+            }
+            prop_assert_eq!(bitmap.count(), model.iter().filter(|bit| **bit).count() as u64);
+            for from in 0..pages + 70 {
+                let find = |wanted| {
+                    (from..pages).find(|&page| model[page as usize] == wanted).map(PageIndex)
+                };
+                prop_assert_eq!(bitmap.next_set(PageIndex(from)), find(true));
+                prop_assert_eq!(bitmap.next_clear(PageIndex(from)), find(false));
+                let bit = model.get(from as usize).copied().unwrap_or(false);
+                prop_assert_eq!(bitmap.test(PageIndex(from)), bit);
+            }
+        }
+    }
+
+    #[test]
+    fn ranges_beyond_the_end_change_nothing() {
+        let bitmap = PageBitmap::new(70);
+        assert_eq!(bitmap.set(PageRange::new(PageIndex(69), u64::MAX)), 1);
+        assert_eq!(bitmap.set(PageRange::new(PageIndex(500), 5)), 0);
+        assert_eq!(bitmap.next_clear(PageIndex(69)), None);
+    }
+}

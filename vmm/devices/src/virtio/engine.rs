@@ -1,0 +1,70 @@
+//! The device and its queues: what the worker works on.
+
+use super::device::{Progress, VirtioDevice};
+use super::memory::{PresentPages, Ram};
+use super::requests::{QueueError, Requests, hold_rings};
+use std::sync::atomic::AtomicBool;
+use virtio_queue::{Queue, QueueT};
+
+/// What the engine works with, and does not own.
+pub(super) struct Surroundings<'a> {
+    pub(super) ram: &'a Ram,
+    pub(super) present: &'a dyn PresentPages,
+    pub(super) stop: &'a AtomicBool,
+    pub(super) notify: &'a dyn Fn(),
+}
+
+pub(super) struct Engine<D> {
+    pub(super) device: D,
+    /// Queues that the driver has enabled, by number, from DRIVER_OK to reset.
+    pub(super) queues: Vec<Option<Queue>>,
+    /// Whether a driver may use indirect descriptors.
+    pub(super) indirect: bool,
+}
+
+impl<D: VirtioDevice> Engine<D> {
+    /// Does what the kicked queues hold. The queues that are to be looked at again, and the error
+    /// after which the device needs a reset.
+    pub(super) fn serve(&mut self, kicked: u64, around: &Surroundings<'_>) -> (u64, Option<String>) {
+        let mut again = 0;
+        for number in 0..self.queues.len().min(u64::BITS as usize) {
+            let bit = 1 << number;
+            if kicked & bit == 0 {
+                continue;
+            }
+            match self.serve_queue(number, around) {
+                Ok(()) => {}
+                Err(QueueError::Interrupted) => again |= bit,
+                Err(QueueError::Broken(text)) => {
+                    // Nothing of the guest's memory is touched any more until a reset.
+                    self.queues.iter_mut().for_each(|queue| *queue = None);
+                    return (0, Some(format!("queue {number}: {text}")));
+                }
+            }
+        }
+        (again, None)
+    }
+
+    fn serve_queue(&mut self, number: usize, around: &Surroundings<'_>) -> Result<(), QueueError> {
+        let Some(queue) = self.queues.get_mut(number).and_then(Option::as_mut) else {
+            return Ok(());
+        };
+        hold_rings(queue, around.present)?;
+        loop {
+            queue.disable_notification(around.ram)?;
+            let mut requests = Requests {
+                queue,
+                ram: around.ram,
+                present: around.present,
+                stop: around.stop,
+                indirect: self.indirect,
+                notify: around.notify,
+            };
+            let progress = self.device.process(number, &mut requests)?;
+            // A request made available before the driver saw that it is to notify is found here.
+            if progress == Progress::Blocked || !queue.enable_notification(around.ram)? {
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The VM as everybody else holds it: hands work to the driver, reads what can be read without it.
+
+use crate::config::VmConfig;
+use crate::console::ConsoleBackend;
+use crate::control::{
+    BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateRequest, Owner, VmControl, VmEvent,
+    VmStatus,
+};
+use crate::driver::{self, Driver};
+use crate::exit::{ExitLatch, ExitReason};
+use crate::vm::{Shared, Vm, VmError};
+use crossbeam_channel::Receiver;
+use std::sync::Arc;
+use umem_link::MigrationStatus;
+
+/// A running VM. Cheap to clone; the VM ends by [`VmControl::quit`] or when the guest powers off.
+#[derive(Clone)]
+pub struct VmHandle {
+    driver: Driver<Vm>,
+    shared: Arc<Shared>,
+}
+
+impl VmHandle {
+    /// Builds the VM, loads its kernel or begins to listen, and starts it unless told otherwise.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration or this host.
+    pub fn launch(config: VmConfig, console: ConsoleBackend) -> Result<Self, VmError> {
+        let (driver, inbox) = driver::channel();
+        let mut vm = Vm::new(config, console, driver.clone())?;
+        let shared = vm.shared();
+        vm.begin()?;
+        let exit = shared.exit.clone();
+        std::thread::Builder::new()
+            .name("driver".to_owned())
+            .spawn(move || {
+                // A driver that panics must not leave a VM that nobody can end.
+                let _end = EndOnDrop(exit);
+                inbox.serve(&mut vm, Vm::has_ended);
+            })
+            .map_err(VmError::Thread)?;
+        Ok(Self { driver, shared })
+    }
+
+    /// Waits until the VM has ended; why.
+    #[must_use]
+    pub fn wait(&self) -> ExitReason {
+        self.shared.exit.wait()
+    }
+}
+
+struct EndOnDrop(ExitLatch);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.set(ExitReason::Failed("the VM's driver ended unexpectedly".to_owned()));
+    }
+}
+
+impl VmControl for VmHandle {
+    fn status(&self) -> VmStatus {
+        self.shared.status()
+    }
+
+    fn cpus(&self) -> Vec<CpuStatus> {
+        self.shared.cpus()
+    }
+
+    fn registers(&self, hart: u32) -> Result<String, ControlError> {
+        self.driver.call(move |vm| vm.registers(hart))?
+    }
+
+    fn block(&self) -> Vec<BlockStatus> {
+        self.shared.block()
+    }
+
+    fn memory(&self) -> MemoryStatus {
+        self.shared.memory()
+    }
+
+    fn migration(&self) -> Option<MigrationStatus> {
+        self.shared.migration.status()
+    }
+
+    fn stop(&self) -> Result<(), ControlError> {
+        self.driver.call(Vm::stop)?
+    }
+
+    fn cont(&self) -> Result<(), ControlError> {
+        self.driver.call(Vm::cont)?
+    }
+
+    fn system_reset(&self) -> Result<(), ControlError> {
+        self.driver.call(Vm::reset)?
+    }
+
+    fn system_powerdown(&self) -> Result<(), ControlError> {
+        self.driver.call(Vm::power_down)?
+    }
+
+    fn quit(&self) {
+        self.driver.post(Vm::quit);
+        self.shared.exit.set(ExitReason::Quit);
+    }
+
+    fn migrate(&self, request: MigrateRequest) -> Result<(), ControlError> {
+        self.driver.call(move |vm| vm.migrate(&request))?
+    }
+
+    fn migrate_incoming(&self, uri: &str) -> Result<(), ControlError> {
+        let uri = uri.to_owned();
+        self.driver.call(move |vm| vm.listen(&uri))?
+    }
+
+    fn migrate_cancel(&self) -> Result<(), ControlError> {
+        self.shared.migration.cancel()
+    }
+
+    fn migrate_resolve(&self, owner: Owner) -> Result<(), ControlError> {
+        self.shared.migration.resolve(owner)
+    }
+
+    fn set_background(&self, on: bool) -> Result<(), ControlError> {
+        self.shared.migration.set_background(on)
+    }
+
+    fn background(&self) -> bool {
+        self.shared.migration.background()
+    }
+
+    fn events(&self) -> Receiver<VmEvent> {
+        self.shared.events.listen()
+    }
+}

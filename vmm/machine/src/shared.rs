@@ -1,0 +1,131 @@
+//! What may be read of a VM without asking its driver.
+
+use crate::control::{
+    BlockStatus, CpuStatus, MemoryStatus, RunState, VmEvent, VmStatus,
+};
+use crate::events::EventHub;
+use crate::exit::ExitLatch;
+use crate::gate::Activity;
+use crate::lifecycle::{Lifecycle, Ownership};
+use crate::memory::GuestPages;
+use crate::migration::MigrationDesk;
+use crate::vcpu::VcpuView;
+use std::sync::{Mutex, PoisonError};
+
+/// The part of a VM that any thread may read at any time.
+pub struct Shared {
+    /// How the VM ends.
+    pub exit: ExitLatch,
+    /// Who listens.
+    pub events: EventHub,
+    /// The newest migration and what may be done to it.
+    pub migration: MigrationDesk,
+    pub(crate) pages: GuestPages,
+    pub(crate) vcpus: Vec<VcpuView>,
+    pub(crate) disks: Vec<std::sync::Arc<dyn Fn() -> BlockStatus + Send + Sync>>,
+    life: Mutex<Snapshot>,
+}
+
+#[derive(Clone)]
+struct Snapshot {
+    life: Lifecycle,
+    /// Why the guest was stopped by an error, and other things worth knowing.
+    notes: Vec<String>,
+}
+
+impl Shared {
+    /// A VM that nobody knows yet.
+    pub(crate) fn new(
+        life: Lifecycle,
+        pages: GuestPages,
+        vcpus: Vec<VcpuView>,
+        disks: Vec<std::sync::Arc<dyn Fn() -> BlockStatus + Send + Sync>>,
+    ) -> Self {
+        Self {
+            exit: ExitLatch::default(),
+            events: EventHub::default(),
+            migration: MigrationDesk::default(),
+            pages,
+            vcpus,
+            disks,
+            life: Mutex::new(Snapshot { life, notes: Vec::new() }),
+        }
+    }
+
+    /// The driver's side: what the VM is now. Listeners hear of stops and resumes.
+    pub(crate) fn publish(&self, life: Lifecycle, notes: Vec<String>) {
+        let before = {
+            let mut slot = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *slot, Snapshot { life, notes })
+        };
+        let (was, is) =
+            (before.life.state() == RunState::Running, life.state() == RunState::Running);
+        match (was, is) {
+            (true, false) => self.events.tell(&VmEvent::Stop),
+            (false, true) => self.events.tell(&VmEvent::Resume),
+            _ => {}
+        }
+    }
+
+    /// For `info status`.
+    pub(crate) fn status(&self) -> VmStatus {
+        let Snapshot { life, mut notes } =
+            self.life.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match life.ownership() {
+            Ownership::HandoverUnknown => notes.push(
+                "handed over, but not yet known whether the destination runs the guest; asking".into(),
+            ),
+            Ownership::HandedOver => notes.push(
+                "the guest runs at the destination; pages are kept here until all have arrived".into(),
+            ),
+            Ownership::Released => {
+                notes.push("the guest runs at the destination and needs nothing from here".into());
+            }
+            Ownership::Owner | Ownership::Migrating | Ownership::Incoming => {}
+        }
+        for vcpu in &self.vcpus {
+            if let Activity::WaitsFor(page) = vcpu.activity() {
+                notes.push(format!("hart {} waits for {page}", vcpu.hart()));
+            }
+        }
+        let status = life.state();
+        VmStatus { status, running: status == RunState::Running, notes }
+    }
+
+    /// For `info cpus`.
+    pub(crate) fn cpus(&self) -> Vec<CpuStatus> {
+        let describe = |vcpu: &VcpuView| CpuStatus {
+            index: vcpu.hart(),
+            state: match vcpu.activity() {
+                Activity::Stopped => "stopped".into(),
+                Activity::Running => "running".into(),
+                Activity::Halted => "halted".into(),
+                Activity::WaitsFor(page) => format!("waiting for {page}"),
+                Activity::Ended => "ended".into(),
+            },
+            thread_id: vcpu.thread_id(),
+        };
+        self.vcpus.iter().map(describe).collect()
+    }
+
+    /// For `info block`.
+    pub(crate) fn block(&self) -> Vec<BlockStatus> {
+        self.disks.iter().map(|disk| disk()).collect()
+    }
+
+    /// For `info memory`.
+    pub(crate) fn memory(&self) -> MemoryStatus {
+        let layout = self.pages.ram().layout();
+        let total = layout.total_pages();
+        let present = self.pages.plane().map_or(total, |plane| plane.table().counts().present);
+        let blocks = layout.blocks().iter();
+        MemoryStatus {
+            blocks: blocks
+                .map(|block| (block.name.clone(), block.guest_address.0, block.bytes()))
+                .collect(),
+            page_bytes: layout.page_size().bytes(),
+            pages_present: present,
+            pages_total: total,
+        }
+    }
+}

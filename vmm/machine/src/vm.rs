@@ -1,0 +1,403 @@
+//! The VM, as its driver holds it: starts, stops, resets, saves and loads it.
+
+use crate::board;
+use crate::config::{FaultPath, Incoming, VmConfig};
+use crate::console::ConsoleBackend;
+use crate::control::{ControlError, MigrateRequest, RunState, VmEvent};
+use crate::driver::Driver;
+use crate::exit::ExitReason;
+use crate::gate::Activity;
+use crate::hardware::{Hardware, Requests};
+use crate::lifecycle::{Lifecycle, Ownership};
+use crate::loader::{self, BootFiles, LoadError};
+use crate::sbi::{ResetRequest, Sbi};
+use crate::shared::Shared;
+use crate::vcpu::{Surroundings, VcpuEvent, VcpuThread};
+use crate::{cpu, fdt::TreeConfig};
+use accel::{VcpuHandle, Vcpu};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use umem_state::{Package, PackageBuilder, StateError};
+
+/// Longest wait for vCPUs to stand still, on behalf of a monitor.
+const STOP_BOUND: Duration = Duration::from_secs(1);
+/// Longest wait for submitted I/O to complete before a move is given up.
+const QUIESCE_BOUND: Duration = Duration::from_secs(5);
+
+/// Why a VM cannot be made or started.
+#[derive(Debug, thiserror::Error)]
+pub enum VmError {
+    /// The configuration asks for what this version does not have.
+    #[error("{0}")]
+    Config(String),
+    /// The guest cannot be booted.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Guest RAM cannot be had.
+    #[error("cannot have {bytes} bytes of guest RAM")]
+    Memory {
+        /// How much.
+        bytes: u64,
+        /// Why.
+        #[source]
+        source: umem_memory::RamError,
+    },
+    /// A disk cannot be used.
+    #[error("cannot use disk {path}")]
+    Disk {
+        /// Its image.
+        path: String,
+        /// Why.
+        #[source]
+        source: devices::DiskError,
+    },
+    /// A device's saved state or the like.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The system refuses a thread.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
+    /// The monitor's answer to a command that the VM gave itself at the start.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+}
+
+/// A VM in the hands of its driver.
+pub struct Vm {
+    config: VmConfig,
+    life: Lifecycle,
+    hardware: Hardware,
+    vcpus: Vec<VcpuThread>,
+    shared: Arc<Shared>,
+    driver: Driver<Vm>,
+    /// Device and vCPU state at power-on, for resets.
+    pristine: Vec<u8>,
+    /// Why the guest stands still, where an error stopped it.
+    trouble: Option<String>,
+}
+
+impl Vm {
+    /// Builds the machine; nothing runs yet.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration or this host.
+    pub fn new(
+        config: VmConfig,
+        console: ConsoleBackend,
+        driver: Driver<Self>,
+    ) -> Result<Self, VmError> {
+        config.check().map_err(VmError::Config)?;
+        let handles: Vec<_> = (0..config.harts).map(|_| VcpuHandle::new()).collect();
+        let board_requests = driver.clone();
+        let requests: Requests =
+            Arc::new(move |request| board_requests.post(move |vm| vm.guest_asks(request)));
+        let hardware = Hardware::build(&config, console, &handles, requests)?;
+        let sbi = Sbi::new(handles.clone().into());
+        let events = driver.clone();
+        let report = Arc::new(move |hart, event| {
+            events.post(move |vm: &mut Self| vm.vcpu_reports(hart, event));
+        });
+        let surroundings = Surroundings {
+            bus: hardware.bus.clone(),
+            clock: hardware.clock.clone(),
+            sbi,
+            pages: hardware.pages.clone(),
+            serial: hardware.serial.clone(),
+            report,
+        };
+        let mut vcpus = Vec::new();
+        for (hart, handle) in (0..).zip(handles) {
+            let vcpu = cpu::create(hart, handle, &config, &hardware)?;
+            let thread = VcpuThread::start(hart, vcpu, surroundings.clone());
+            vcpus.push(thread.map_err(VmError::Thread)?);
+        }
+        let life = match config.incoming {
+            Incoming::No => Lifecycle::booting(),
+            Incoming::Defer | Incoming::Uri(_) => Lifecycle::incoming(),
+        };
+        let views = vcpus.iter().map(|vcpu| vcpu.view().clone()).collect();
+        let shared = Shared::new(life, hardware.pages.clone(), views, hardware.disk_views());
+        let pristine = Vec::new();
+        let shared = Arc::new(shared);
+        let mut vm =
+            Self { config, life, hardware, vcpus, shared, driver, pristine, trouble: None };
+        vm.hardware.quiesce(Instant::now() + QUIESCE_BOUND).map_err(VmError::Busy)?;
+        vm.pristine = vm.save()?;
+        Ok(vm)
+    }
+
+    /// The part that any thread may read.
+    #[must_use]
+    pub fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// Whether the VM has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.shared.exit.is_set()
+    }
+
+    /// Boots, or begins to listen, as configured.
+    ///
+    /// # Errors
+    /// What is wrong with the kernel, or with the address to listen on.
+    pub fn begin(&mut self) -> Result<(), VmError> {
+        match self.config.incoming.clone() {
+            Incoming::Defer => {}
+            Incoming::Uri(uri) => self.listen(&uri)?,
+            Incoming::No => {
+                self.hardware.lock_disks()?;
+                self.boot()?;
+                if !self.config.start_paused {
+                    self.cont()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads the kernel into fresh RAM and points the boot hart at it.
+    fn boot(&mut self) -> Result<(), VmError> {
+        let Some(kernel) = self.config.kernel.clone() else {
+            return Err(VmError::Config(
+                "there is no kernel to boot; give one with -kernel, or -incoming".into(),
+            ));
+        };
+        let files = BootFiles { kernel: &kernel, initrd: self.config.initrd.as_deref() };
+        let tree = TreeConfig {
+            memory_bytes: self.config.memory_bytes,
+            harts: self.config.harts,
+            isa: cpu::ISA,
+            isa_extensions: cpu::ISA_EXTENSIONS,
+            mmu_type: cpu::MMU_TYPE,
+            command_line: &self.config.command_line,
+            initrd: None,
+        };
+        let entry = loader::load(self.hardware.pages.ram(), &files, tree)?;
+        let boot_hart = self.vcpus.first().and_then(VcpuThread::vcpu);
+        let mut vcpu = boot_hart.ok_or_else(|| ControlError::new("the boot hart does not stand still"))?;
+        vcpu.boot(entry.pc, entry.device_tree);
+        Ok(())
+    }
+
+    /// Lets the guest run.
+    ///
+    /// # Errors
+    /// When this process may not run it.
+    pub fn cont(&mut self) -> Result<(), ControlError> {
+        if self.life.state() == RunState::Running {
+            return Ok(());
+        }
+        self.life.run()?;
+        self.start_guest(Duration::ZERO);
+        Ok(())
+    }
+
+    /// The guest goes on; its clock goes on by `pause`.
+    pub(crate) fn start_guest(&mut self, pause: Duration) {
+        self.trouble = None;
+        if let Err(error) = self.hardware.start(pause) {
+            self.trouble = Some(error.to_string());
+            self.life.halt(RunState::InternalError);
+        } else {
+            self.vcpus.iter().for_each(VcpuThread::resume);
+        }
+        self.publish();
+    }
+
+    /// Stops the guest.
+    ///
+    /// # Errors
+    /// Names what does not stand still within a second; it stops when it can.
+    pub fn stop(&mut self) -> Result<(), ControlError> {
+        if self.life.state() != RunState::Running {
+            return Ok(());
+        }
+        self.life.pause();
+        let stopped = self.halt_guest(STOP_BOUND, STOP_BOUND);
+        self.publish();
+        stopped
+    }
+
+    /// Stops vCPUs, then devices, each within its bound.
+    pub(crate) fn halt_guest(
+        &mut self,
+        vcpus: Duration,
+        devices: Duration,
+    ) -> Result<(), ControlError> {
+        self.vcpus.iter().for_each(VcpuThread::request_stop);
+        let deadline = Instant::now() + vcpus;
+        for vcpu in &self.vcpus {
+            let bound = deadline.saturating_duration_since(Instant::now());
+            let activity = vcpu.await_stopped(bound);
+            if !matches!(activity, Activity::Stopped | Activity::Ended) {
+                return Err(self.does_not_stop(vcpu.view().hart()));
+            }
+        }
+        self.hardware.stop_clock();
+        self.hardware
+            .quiesce(Instant::now() + devices)
+            .map_err(|busy| ControlError::new(busy.to_string()))
+    }
+
+    fn does_not_stop(&self, hart: u32) -> ControlError {
+        let waiting = self.hardware.pages.plane().map(|plane| plane.waiting()).unwrap_or_default();
+        let why = match waiting.first() {
+            Some(page) => format!("waits for {page}, which has not arrived"),
+            None => "is still in the middle of an instruction".to_owned(),
+        };
+        ControlError::new(format!("hart {hart} {why}; it stops as soon as it can"))
+    }
+
+    /// All state but RAM. The guest stands still.
+    pub(crate) fn save(&self) -> Result<Vec<u8>, StateError> {
+        let mut package = PackageBuilder::new();
+        self.hardware.save(&mut package, self.life.ran_before_migration())?;
+        for vcpu in &self.vcpus {
+            vcpu.save(&mut package)?;
+        }
+        Ok(package.build())
+    }
+
+    /// Takes over all state but RAM; whether the guest runs.
+    pub(crate) fn load(&mut self, package: &[u8]) -> Result<bool, StateError> {
+        let mut package = Package::decode(package)?;
+        let runs = self.hardware.load(&mut package)?;
+        for vcpu in &self.vcpus {
+            vcpu.load(&mut package)?;
+        }
+        package.finish()?;
+        Ok(runs)
+    }
+
+    /// Makes the machine new and boots it again.
+    ///
+    /// # Errors
+    /// When this process may not run the guest, or it has no kernel to boot.
+    pub fn reset(&mut self) -> Result<(), ControlError> {
+        self.life.require_owner()?;
+        self.require_all_pages("system_reset")?;
+        let ran = self.life.state() != RunState::Paused && self.life.state() != RunState::Prelaunch;
+        self.halt_guest(STOP_BOUND, QUIESCE_BOUND)?;
+        self.life.reset();
+        let pristine = std::mem::take(&mut self.pristine);
+        let loaded = self.load(&pristine);
+        self.pristine = pristine;
+        let booted = loaded
+            .map_err(VmError::from)
+            .and_then(|_| self.hardware.clear_ram())
+            .and_then(|()| self.boot());
+        if let Err(error) = booted {
+            self.trouble = Some(format!("reset failed: {}", chain(&error)));
+            self.life.halt(RunState::InternalError);
+            self.publish();
+            return Err(ControlError::new(chain(&error)));
+        }
+        self.shared.events.tell(&VmEvent::Reset);
+        if ran { self.life.run().map(|()| self.start_guest(Duration::ZERO)) } else { Ok(()) }
+    }
+
+    /// Switches the guest off: the board has no button that asks it.
+    ///
+    /// # Errors
+    /// When this process may not run the guest.
+    pub fn power_down(&mut self) -> Result<(), ControlError> {
+        self.life.require_owner()?;
+        self.guest_asks(ResetRequest::Shutdown);
+        Ok(())
+    }
+
+    /// Ends the VM, whatever it waits for.
+    pub fn quit(&mut self) {
+        self.vcpus.iter().for_each(VcpuThread::request_end);
+        self.shared.migration.abandon();
+        for vcpu in &mut self.vcpus {
+            vcpu.join_within(Duration::from_millis(200));
+        }
+        // What the guest has printed is not lost.
+        let _ = self.hardware.quiesce(Instant::now() + Duration::from_millis(500));
+        self.shared.events.tell(&VmEvent::Shutdown);
+        self.shared.exit.set(ExitReason::Quit);
+    }
+
+    /// Registers of a hart, as text.
+    ///
+    /// # Errors
+    /// No such hart, or it cannot be stopped to be looked at.
+    pub fn registers(&mut self, hart: u32) -> Result<String, ControlError> {
+        let running = self.life.state() == RunState::Running;
+        let vcpu = self.vcpus.iter().find(|vcpu| vcpu.view().hart() == hart).ok_or_else(|| {
+            ControlError::new(format!("no hart {hart}; there are {}", self.vcpus.len()))
+        })?;
+        if running {
+            vcpu.request_stop();
+            let _ = vcpu.await_stopped(STOP_BOUND);
+        }
+        let text = vcpu.vcpu().map(|vcpu| vcpu.registers());
+        if running {
+            vcpu.resume();
+        }
+        text.ok_or_else(|| self.does_not_stop(hart))
+    }
+
+    /// Fails while pages of an earlier move are missing.
+    fn require_all_pages(&self, command: &str) -> Result<(), ControlError> {
+        let Some(plane) = self.hardware.pages.plane() else { return Ok(()) };
+        let counts = plane.table().counts();
+        Err(ControlError::new(format!(
+            "{command} must wait until the guest's memory is here: {} of {} pages are missing",
+            counts.total() - counts.present,
+            counts.total()
+        )))
+    }
+
+    fn guest_asks(&mut self, request: ResetRequest) {
+        if self.life.require_owner().is_err() {
+            return;
+        }
+        match request {
+            ResetRequest::Reboot => {
+                if let Err(error) = self.reset() {
+                    log::error!("the guest asked for a reset: {error}");
+                }
+            }
+            ResetRequest::Shutdown => {
+                let _ = self.halt_guest(STOP_BOUND, QUIESCE_BOUND);
+                self.life.halt(RunState::Shutdown);
+                self.publish();
+                self.shared.events.tell(&VmEvent::Shutdown);
+                self.shared.exit.set(ExitReason::GuestShutdown);
+            }
+        }
+    }
+
+    fn vcpu_reports(&mut self, hart: u32, event: VcpuEvent) {
+        match event {
+            VcpuEvent::Reset(request) => self.guest_asks(request),
+            VcpuEvent::Failed(reason) => {
+                log::error!("hart {hart}: {reason}");
+                let _ = self.halt_guest(STOP_BOUND, STOP_BOUND);
+                self.trouble = Some(format!("hart {hart}: {reason}"));
+                self.life.halt(RunState::InternalError);
+                self.publish();
+            }
+        }
+    }
+
+    pub(crate) fn publish(&self) {
+        self.shared.publish(self.life, self.trouble.iter().cloned().collect());
+    }
+}
+
+/// An error and its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
