@@ -108,7 +108,12 @@ impl RamLayout {
             if bytes == 0 || bytes % page.bytes() != 0 {
                 let suggestion =
                     bytes.max(1).checked_next_multiple_of(page.bytes()).unwrap_or(page.bytes());
-                return Err(LayoutError::Size { name, bytes, page_bytes: page.bytes(), suggestion });
+                return Err(LayoutError::Size {
+                    name,
+                    bytes,
+                    page_bytes: page.bytes(),
+                    suggestion,
+                });
             }
             let address = guest_address.0;
             let block_end = address.checked_add(bytes).filter(|_| address % page.bytes() == 0);

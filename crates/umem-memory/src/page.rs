@@ -72,10 +72,7 @@ impl PageRange {
     /// A range of one page.
     #[must_use]
     pub const fn one(page: PageIndex) -> Self {
-        Self {
-            start: page,
-            count: 1,
-        }
+        Self { start: page, count: 1 }
     }
 
     /// The page after the last; `None` when that number does not fit (a peer's nonsense).

@@ -1,0 +1,241 @@
+//! A VM's RAM: its blocks mapped into this process.
+
+use crate::{GuestAddress, PageIndex, PageRange, RamLayout};
+use std::io;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use vm_memory::{Bytes, GuestRegionMmap};
+
+mod mapping;
+pub use mapping::FrozenRam;
+use mapping::Mapping;
+
+#[cfg(test)]
+mod tests;
+
+/// Guest memory as the virtio crates want it. Writes through it set no dirty bits.
+pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
+
+/// What RAM is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// Private anonymous memory.
+    Anonymous,
+    /// Shared memory without a name, which other processes can be given.
+    Memfd,
+}
+
+/// RAM that cannot be had, or not be used as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RamError {
+    /// The host's pages are larger than those that RAM is counted in.
+    #[error("pages of {bytes} bytes are smaller than this host's of {host} bytes; use {host}")]
+    PageSize {
+        /// The size asked for.
+        bytes: u64,
+        /// The host's.
+        host: u64,
+    },
+    /// The kernel gave no memory of this size.
+    #[error("cannot map RAM block {name:?} of {bytes} bytes: {reason}")]
+    Map {
+        /// Name of the block.
+        name: String,
+        /// Its size.
+        bytes: u64,
+        /// What the kernel said.
+        reason: String,
+    },
+    /// An access outside RAM.
+    #[error("no RAM at {address:#x} for {bytes} bytes")]
+    NoRam {
+        /// Where it began.
+        address: u64,
+        /// How long it was to be.
+        bytes: usize,
+    },
+    /// Pages that do not exist.
+    #[error("RAM has {total} pages, not {count} from {start}")]
+    NoPages {
+        /// The first one asked for.
+        start: PageIndex,
+        /// How many.
+        count: u64,
+        /// How many there are.
+        total: u64,
+    },
+    /// A system call on all of RAM failed.
+    #[error("cannot {what} RAM: {source}")]
+    System {
+        /// What was to be done.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+struct Inner {
+    layout: RamLayout,
+    memory: GuestMemory,
+    /// One a block, in the order of the layout.
+    mappings: Vec<Mapping>,
+}
+
+/// A VM's RAM. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct GuestRam {
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for GuestRam {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GuestRam").field("layout", self.layout()).finish_non_exhaustive()
+    }
+}
+
+impl GuestRam {
+    /// Maps RAM, which reads as zero and holds no host memory until it is written.
+    ///
+    /// # Errors
+    /// When the kernel refuses a mapping of the size.
+    pub fn new(layout: RamLayout, backend: Backend) -> Result<Self, RamError> {
+        let (bytes, host) = (layout.page_size().bytes(), rustix::param::page_size() as u64);
+        if bytes < host {
+            return Err(RamError::PageSize { bytes, host });
+        }
+        let mut mappings = Vec::with_capacity(layout.blocks().len());
+        let mut regions = Vec::with_capacity(layout.blocks().len());
+        for block in layout.blocks() {
+            let failed = |reason: String| RamError::Map {
+                name: block.name.clone(),
+                bytes: block.bytes(),
+                reason,
+            };
+            let mapping =
+                Mapping::new(block, backend).map_err(|error| failed(error.to_string()))?;
+            let region = GuestRegionMmap::with_arc(mapping.region(), block.guest_address)
+                .ok_or_else(|| failed("it ends behind the address space".into()))?;
+            mappings.push(mapping);
+            regions.push(region);
+        }
+        let memory = GuestMemory::from_regions(regions).map_err(|error| RamError::Map {
+            name: "all".into(),
+            bytes: layout.total_bytes(),
+            reason: error.to_string(),
+        })?;
+        Ok(Self { inner: Arc::new(Inner { layout, memory, mappings }) })
+    }
+
+    /// Which page is where.
+    #[must_use]
+    pub fn layout(&self) -> &RamLayout {
+        &self.inner.layout
+    }
+
+    /// RAM as the virtio crates want it.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemory {
+        &self.inner.memory
+    }
+
+    /// Where a page lies in this process; pages of one block follow each other. Valid as long as
+    /// RAM lives. The guest may change what is there at any time: no references to it.
+    #[must_use]
+    pub fn host_address(&self, page: PageIndex) -> Option<NonNull<u8>> {
+        let index = self.layout().index_of(page)?;
+        let (block, mapping) =
+            (self.layout().blocks().get(index)?, self.inner.mappings.get(index)?);
+        mapping.address((page.0 - block.first_page.0) << self.layout().page_size().shift())
+    }
+
+    /// Reads RAM as it is at this moment.
+    ///
+    /// # Errors
+    /// When not all of it is RAM.
+    pub fn read_at(&self, address: GuestAddress, into: &mut [u8]) -> Result<(), RamError> {
+        let bytes = into.len();
+        self.memory()
+            .read_slice(into, address)
+            .map_err(|_| RamError::NoRam { address: address.0, bytes })
+    }
+
+    /// Writes RAM. No dirty bit is set.
+    ///
+    /// # Errors
+    /// When not all of it is RAM; a part may then be written.
+    pub fn write_at(&self, address: GuestAddress, from: &[u8]) -> Result<(), RamError> {
+        self.memory()
+            .write_slice(from, address)
+            .map_err(|_| RamError::NoRam { address: address.0, bytes: from.len() })
+    }
+
+    /// Gives all content back to the host: RAM reads as zero again. With a userfaultfd
+    /// registered, all pages are missing again.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn clear(&self) -> Result<(), RamError> {
+        self.each("clear", Mapping::clear)
+    }
+
+    /// The pages of a range that may hold something other than zeroes, in order, without touching
+    /// any. Pages that were only read may count as either.
+    ///
+    /// # Errors
+    /// When there are no such pages, or the kernel does not tell.
+    pub fn populated(&self, range: PageRange) -> Result<Vec<PageRange>, RamError> {
+        let layout = self.layout();
+        let total = layout.total_pages();
+        let Some(end) = range.checked_end().filter(|&end| end <= total) else {
+            let PageRange { start, count } = range;
+            return Err(RamError::NoPages { start, count, total });
+        };
+        let shift = layout.page_size().shift();
+        let mut runs = Runs::default();
+        for (block, mapping) in layout.blocks().iter().zip(&self.inner.mappings) {
+            let first = block.first_page.0;
+            let from = range.start.0.max(first) - first;
+            let to = end.min(first + block.pages).saturating_sub(first);
+            if from >= to {
+                continue;
+            }
+            mapping
+                .populated(from << shift, to << shift, &mut |start, end| {
+                    runs.add(first + (start >> shift), first + ((end - 1) >> shift) + 1);
+                })
+                .map_err(|source| RamError::System { what: "find what is used of", source })?;
+        }
+        Ok(runs.done)
+    }
+
+    fn each(
+        &self,
+        what: &'static str,
+        act: impl Fn(&Mapping) -> io::Result<()>,
+    ) -> Result<(), RamError> {
+        self.inner
+            .mappings
+            .iter()
+            .try_for_each(act)
+            .map_err(|source| RamError::System { what, source })
+    }
+}
+
+/// Joins runs of pages that touch or overlap; they come in order.
+#[derive(Default)]
+struct Runs {
+    done: Vec<PageRange>,
+}
+
+impl Runs {
+    fn add(&mut self, start: u64, end: u64) {
+        if let Some(last) = self.done.last_mut() {
+            let last_end = last.start.0 + last.count;
+            if start <= last_end {
+                last.count = end.max(last_end) - last.start.0;
+                return;
+            }
+        }
+        self.done.push(PageRange::new(PageIndex(start), end - start));
+    }
+}

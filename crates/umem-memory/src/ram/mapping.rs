@@ -1,0 +1,92 @@
+//! What touches mapped memory and the kernel's view of it. All unsafe code of this crate is here.
+#![allow(unsafe_code)]
+
+use super::Backend;
+use crate::RamBlock;
+use rustix::fs::MemfdFlags;
+use rustix::mm::{Advice, MprotectFlags};
+use std::fs::File;
+use std::io;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use vm_memory::{FileOffset, MmapRegion};
+
+mod frozen;
+mod populated;
+pub use frozen::FrozenRam;
+
+/// `PROT_READ | PROT_WRITE`, of the numbers that vm-memory takes.
+const READ_WRITE: i32 = 0b11;
+
+/// One block of RAM.
+pub(super) struct Mapping {
+    region: Arc<MmapRegion<()>>,
+    /// The memory's file, if it has one.
+    file: Option<Arc<File>>,
+}
+
+impl Mapping {
+    pub(super) fn new(block: &RamBlock, backend: Backend) -> io::Result<Self> {
+        use rustix::mm::MapFlags;
+        let too_large = || io::Error::other("it does not fit into this process");
+        let bytes = usize::try_from(block.bytes()).map_err(|_| too_large())?;
+        let (flags, file) = match backend {
+            Backend::Anonymous => (MapFlags::PRIVATE | ANONYMOUS, None),
+            Backend::Memfd => {
+                let file = rustix::fs::memfd_create("umem-ram", MemfdFlags::CLOEXEC)?;
+                let file = File::from(file);
+                file.set_len(block.bytes())?;
+                (MapFlags::SHARED, Some(Arc::new(file)))
+            }
+        };
+        let flags =
+            i32::try_from((flags | MapFlags::NORESERVE).bits()).map_err(io::Error::other)?;
+        let offset = file.clone().map(|file| FileOffset::from_arc(file, 0));
+        let region =
+            MmapRegion::build(offset, bytes, READ_WRITE, flags).map_err(io::Error::other)?;
+        let mapping = Self { region: Arc::new(region), file };
+        // A forked child has no use for RAM, and copy-on-write marks would slow us down.
+        mapping.advise(Advice::LinuxDontFork)?;
+        Ok(mapping)
+    }
+
+    pub(super) fn region(&self) -> Arc<MmapRegion<()>> {
+        self.region.clone()
+    }
+
+    /// The address at an offset; `None` behind the end.
+    pub(super) fn address(&self, offset: u64) -> Option<NonNull<u8>> {
+        let offset = usize::try_from(offset).ok().filter(|&offset| offset < self.region.size())?;
+        NonNull::new(self.region.as_ptr().wrapping_add(offset))
+    }
+
+    pub(super) fn clear(&self) -> io::Result<()> {
+        // A shared page stays in the file when a mapping drops it.
+        let shared = self.file.is_some();
+        self.advise(if shared { Advice::LinuxRemove } else { Advice::LinuxDontNeed })
+    }
+
+    fn advise(&self, advice: Advice) -> io::Result<()> {
+        let (start, bytes) = (self.region.as_ptr().cast(), self.region.size());
+        // SAFETY: exactly our own mapping. The advice given here drops content, which for memory
+        // that is only read and written through raw pointers is no more than a write of zeroes.
+        unsafe { rustix::mm::madvise(start, bytes, advice) }?;
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn small_pages(&self) -> io::Result<()> {
+        self.advise(Advice::LinuxNoHugepage)
+    }
+
+    fn protect(&self, access: MprotectFlags) -> io::Result<()> {
+        let (start, bytes) = (self.region.as_ptr().cast(), self.region.size());
+        // SAFETY: exactly our own mapping, which stays readable; taking the right to write away
+        // ends a writer by a signal at worst, and giving it back returns to how it was made.
+        unsafe { rustix::mm::mprotect(start, bytes, access) }?;
+        Ok(())
+    }
+}
+
+/// `MAP_ANONYMOUS`, which rustix keeps to itself.
+const ANONYMOUS: rustix::mm::MapFlags = rustix::mm::MapFlags::from_bits_retain(0x20);
