@@ -31,6 +31,7 @@ impl PageSize {
 
     /// Size in bytes, as a length in memory.
     #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "no page size is 0")]
     pub const fn len(self) -> usize {
         1 << self.shift
     }
