@@ -58,6 +58,15 @@ pub enum Claim {
     Poisoned,
 }
 
+/// What became of a page that was installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// It is here.
+    Present,
+    /// It will never be here: the source could not read it.
+    Poisoned,
+}
+
 /// How waiting for a page ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Waited {
@@ -204,11 +213,10 @@ impl PageTable {
     }
 
     /// Says what became of a page whose install the caller began, and wakes who waits for it.
-    pub fn finish_install(&self, page: PageIndex, poisoned: bool) {
-        let (to, count) = if poisoned {
-            (PageState::Poisoned, &self.poisoned)
-        } else {
-            (PageState::Present, &self.present)
+    pub fn finish_install(&self, page: PageIndex, arrival: Arrival) {
+        let (to, count) = match arrival {
+            Arrival::Present => (PageState::Present, &self.present),
+            Arrival::Poisoned => (PageState::Poisoned, &self.poisoned),
         };
         let before = self.step(page, &[PageState::Installing], to, STATE | WAITED_FOR);
         let Some(before) = before else { return };

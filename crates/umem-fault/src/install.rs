@@ -1,0 +1,184 @@
+//! Putting pages in place: table first, then the kernel, then the table again.
+
+use crate::plane::{FaultError, FaultPlane, Installed};
+use crate::table::Arrival;
+use crate::uffd::{Partial, Userfaultfd};
+use rustix::io::Errno;
+use umem_memory::{PageIndex, PageRange};
+
+/// Pages that go to the kernel in one call at most: others may wait for one of them.
+const LONGEST_RUN: u64 = 256;
+
+/// Pages that this thread won the right to install, as one run.
+struct Run<'a> {
+    plane: &'a FaultPlane,
+    uffd: &'a Userfaultfd,
+    arrival: Arrival,
+}
+
+impl Run<'_> {
+    /// Has the kernel install a run, and says in the table what became of each of its pages.
+    fn place(
+        &self,
+        run: PageRange,
+        act: impl FnOnce(&Userfaultfd, u64, PageRange) -> Result<(), Partial>,
+    ) -> Result<(), FaultError> {
+        let table = &self.plane.table;
+        let (done, failure) = match self.plane.regions.address(run) {
+            None => (0, Some(FaultError::NoPages(run))),
+            Some(address) => match act(self.uffd, address, run) {
+                Ok(()) => (run.count, None),
+                Err(Partial { done, error }) => {
+                    let done = done >> self.plane.regions.page_size().shift();
+                    (done, Some(failure(PageIndex(run.start.0 + done), error)))
+                }
+            },
+        };
+        for (at, page) in (0..).zip(run.pages()) {
+            if at < done {
+                table.finish_install(page, self.arrival);
+                self.plane.note_arrival(page, self.arrival);
+            } else {
+                table.abort_install(page);
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+fn failure(page: PageIndex, error: Errno) -> FaultError {
+    match error {
+        Errno::EXIST => FaultError::Corrupt { page },
+        error => FaultError::Install { page, error: error.into() },
+    }
+}
+
+/// Finds the runs of a range that this call wins, and installs each.
+fn each_run(
+    plane: &FaultPlane,
+    range: PageRange,
+    arrival: Arrival,
+    mut act: impl FnMut(&Userfaultfd, u64, PageRange) -> Result<(), Partial>,
+) -> Result<Installed, FaultError> {
+    if plane.regions.address(range).is_none() {
+        return Err(FaultError::NoPages(range));
+    }
+    let uffd = plane.uffd()?;
+    let run = Run { plane, uffd: &uffd, arrival };
+    let mut result = Installed::default();
+    let mut won = PageRange::new(range.start, 0);
+    for page in range.pages() {
+        let wins = plane.table.begin_install(page);
+        if wins && won.count > 0 && won.count < LONGEST_RUN {
+            won.count += 1;
+            continue;
+        }
+        // The page ends a run: it belongs to others, or begins the next.
+        let before = std::mem::replace(&mut won, PageRange::new(page, u64::from(wins)));
+        if before.count > 0
+            && let Err(error) = run.place(before, &mut act)
+        {
+            if wins {
+                plane.table.abort_install(page);
+            }
+            return Err(error);
+        }
+        result.duplicate += u64::from(!wins);
+    }
+    if won.count > 0 {
+        run.place(won, &mut act)?;
+    }
+    result.installed = range.count - result.duplicate;
+    Ok(result)
+}
+
+pub(crate) fn bytes(
+    plane: &FaultPlane,
+    range: PageRange,
+    bytes: &[u8],
+) -> Result<Installed, FaultError> {
+    let shift = plane.regions.page_size().shift();
+    let expected = range.count.saturating_mul(1 << shift);
+    if u64::try_from(bytes.len()) != Ok(expected) {
+        return Err(FaultError::Length { pages: range.count, expected, bytes: bytes.len() });
+    }
+    each_run(plane, range, Arrival::Present, |uffd, address, run| {
+        let from = ((run.start.0 - range.start.0) << shift) as usize;
+        let to = from + (run.count << shift) as usize;
+        match bytes.get(from..to) {
+            Some(bytes) => uffd.copy(address, bytes),
+            None => Err(Partial { done: 0, error: Errno::INVAL }),
+        }
+    })
+}
+
+pub(crate) fn fill(
+    plane: &FaultPlane,
+    range: PageRange,
+    byte: u8,
+) -> Result<Installed, FaultError> {
+    let shift = plane.regions.page_size().shift();
+    let mut buffer = Vec::new();
+    each_run(plane, range, Arrival::Present, |uffd, address, run| {
+        if byte == 0 {
+            match uffd.zero(address, run.count << shift) {
+                // Memory of a kind that has no page of zeroes.
+                Err(Partial { done: 0, error: Errno::INVAL }) => {}
+                result => return result,
+            }
+        }
+        copies(uffd, address, run.count << shift, byte, &mut buffer, 1 << shift)
+    })
+}
+
+/// Copies a byte all over a range, a page or more at a time.
+fn copies(
+    uffd: &Userfaultfd,
+    address: u64,
+    len: u64,
+    byte: u8,
+    buffer: &mut Vec<u8>,
+    page: u64,
+) -> Result<(), Partial> {
+    let piece = page.max(64 << 10).min(len);
+    if (buffer.len() as u64) < piece {
+        buffer.resize(piece as usize, byte);
+    }
+    let mut done = 0;
+    while done < len {
+        let now = (len - done).min(buffer.len() as u64);
+        let bytes = buffer.get(..now as usize).unwrap_or_default();
+        uffd.copy(address + done, bytes)
+            .map_err(|partial| Partial { done: done + partial.done, ..partial })?;
+        done += now;
+    }
+    Ok(())
+}
+
+pub(crate) fn unreadable(plane: &FaultPlane, range: PageRange) -> Result<Installed, FaultError> {
+    use crate::uffd::Features;
+    let shift = plane.regions.page_size().shift();
+    each_run(plane, range, Arrival::Poisoned, |uffd, address, run| {
+        if !uffd.features().contains(Features::POISON) {
+            log::warn!("this kernel cannot make pages fail: {} pages stay absent", run.count);
+            return Ok(());
+        }
+        uffd.poison(address, run.count << shift)
+    })
+}
+
+/// Fills a discarded page with zeroes, unless another thread is at it.
+pub(crate) fn discarded(plane: &FaultPlane, page: PageIndex) -> Result<(), FaultError> {
+    let uffd = plane.uffd()?;
+    if !plane.table.begin_zero(page) {
+        return Ok(());
+    }
+    let run = Run { plane, uffd: &uffd, arrival: Arrival::Present };
+    let bytes = plane.regions.page_size().bytes();
+    run.place(PageRange::one(page), |uffd, address, _| match uffd.zero(address, bytes) {
+        Err(Partial { done: 0, error: Errno::INVAL }) => {
+            copies(uffd, address, bytes, 0, &mut Vec::new(), bytes)
+        }
+        result => result,
+    })
+}

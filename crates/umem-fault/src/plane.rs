@@ -1,0 +1,370 @@
+//! The fault plane: from "this page is missing" to "it is here".
+
+use crate::outstanding::Outstanding;
+use crate::reader::Reader;
+use crate::regions::{ForeignRegion, Regions};
+use crate::stats::{FaultCause, FaultStats, Recorder};
+use crate::table::{Arrival, Claim, PageTable, Waited};
+use crate::uffd::{Features, OpenError, Userfaultfd};
+use crate::{Interrupt, install};
+use rustix::fd::OwnedFd;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
+use umem_memory::{GuestRam, PageIndex, PageRange, PageSize, RamError};
+
+/// Takes requests for pages to where they come from. Must not block: it is called on the threads
+/// of vCPUs and on the one that reads faults.
+pub trait PageRequester: Send + Sync {
+    /// Asks for pages. All that are needed at once come in one call.
+    fn request(&self, pages: &[PageIndex]);
+}
+
+/// What goes wrong with a fault plane.
+#[derive(Debug, thiserror::Error)]
+pub enum FaultError {
+    /// There is no userfaultfd to be had.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// RAM could not be emptied.
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    /// Regions that do not make up a VM's memory.
+    #[error("these regions are no VM's memory: {0}")]
+    Regions(&'static str),
+    /// The kernel does not watch this memory.
+    #[error("cannot watch {bytes} bytes of memory for missing pages: {error}")]
+    Register {
+        /// How much.
+        bytes: u64,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// Pages that do not exist, or not as one run.
+    #[error("there is no run of {count} pages from {start}", count = .0.count, start = .0.start)]
+    NoPages(PageRange),
+    /// Bytes that are not those of the pages.
+    #[error("{pages} pages have {expected} bytes, not {bytes}")]
+    Length {
+        /// How many pages.
+        pages: u64,
+        /// Their size.
+        expected: u64,
+        /// How many bytes there are.
+        bytes: usize,
+    },
+    /// A page was there before it was put there: something touched memory behind the table, and
+    /// what the guest sees is not what was sent.
+    #[error("{page} was there before it was installed; guest memory is corrupt")]
+    Corrupt {
+        /// The page.
+        page: PageIndex,
+    },
+    /// The kernel did not install a page.
+    #[error("cannot install {page}: {error}")]
+    Install {
+        /// The page.
+        page: PageIndex,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// Pages have not arrived yet.
+    #[error("{0} pages have not arrived")]
+    Missing(u64),
+    /// The plane was closed or released.
+    #[error("the fault plane is closed")]
+    Closed,
+}
+
+/// What became of a range of pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Installed {
+    /// Pages that this call put in place.
+    pub installed: u64,
+    /// Pages that were there already, or that others are putting in place.
+    pub duplicate: u64,
+}
+
+/// Memory whose pages arrive while it is used.
+pub struct FaultPlane {
+    pub(crate) table: PageTable,
+    pub(crate) regions: Regions,
+    /// Gone once the plane is closed or released.
+    pub(crate) uffd: RwLock<Option<Arc<Userfaultfd>>>,
+    pub(crate) outstanding: Outstanding,
+    pub(crate) recorder: Recorder,
+    requester: RwLock<Option<Arc<dyn PageRequester>>>,
+    pub(crate) reader: Mutex<Option<Reader>>,
+}
+
+impl std::fmt::Debug for FaultPlane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FaultPlane").field("counts", &self.table.counts()).finish_non_exhaustive()
+    }
+}
+
+impl FaultPlane {
+    /// Empties RAM and watches it: all its pages are missing from now on.
+    ///
+    /// # Errors
+    /// When this host has no userfaultfd for this user or not for such memory.
+    pub fn for_ram(ram: &GuestRam) -> Result<Arc<Self>, FaultError> {
+        Self::for_ram_with(ram, Userfaultfd::open()?)
+    }
+
+    /// As [`Self::for_ram`], with a userfaultfd of the caller's choice.
+    ///
+    /// # Errors
+    /// When it does not watch such memory.
+    pub fn for_ram_with(ram: &GuestRam, uffd: Userfaultfd) -> Result<Arc<Self>, FaultError> {
+        let regions = Regions::of_ram(ram).map_err(FaultError::Regions)?;
+        for (start, bytes) in regions.spans() {
+            let failed =
+                |error: rustix::io::Errno| FaultError::Register { bytes, error: error.into() };
+            uffd.register(start, bytes).map_err(failed)?;
+        }
+        // Emptied once it is watched, so that nothing can come back unseen in between.
+        ram.clear()?;
+        Ok(Self::new(uffd, regions))
+    }
+
+    /// Takes over memory of another process, which made the userfaultfd and registered the
+    /// regions. Nothing of it may have been touched yet.
+    ///
+    /// # Errors
+    /// When the regions are not the pages from 0 on, each once.
+    pub fn from_received(
+        fd: OwnedFd,
+        features: Features,
+        regions: &[ForeignRegion],
+        page: PageSize,
+    ) -> Result<Arc<Self>, FaultError> {
+        let regions = Regions::new(regions, page).map_err(FaultError::Regions)?;
+        Ok(Self::new(Userfaultfd::from_received(fd, features), regions))
+    }
+
+    fn new(uffd: Userfaultfd, regions: Regions) -> Arc<Self> {
+        Arc::new(Self {
+            table: PageTable::new(regions.total_pages()),
+            regions,
+            uffd: RwLock::new(Some(Arc::new(uffd))),
+            outstanding: Outstanding::default(),
+            recorder: Recorder::new(),
+            requester: RwLock::new(None),
+            reader: Mutex::new(None),
+        })
+    }
+
+    /// Says where pages are asked for. What was asked for before, of nobody or of another, is
+    /// not asked for again: see [`Self::reopen_requests`].
+    pub fn set_requester(&self, requester: Arc<dyn PageRequester>) {
+        *self.requester.write().unwrap_or_else(PoisonError::into_inner) = Some(requester);
+    }
+
+    pub(crate) fn request(&self, pages: &[PageIndex]) {
+        if pages.is_empty() {
+            return;
+        }
+        let requester = self.requester.read().unwrap_or_else(PoisonError::into_inner).clone();
+        // Without one the pages stay marked as requested, for the link to come.
+        if let Some(requester) = requester {
+            requester.request(pages);
+        }
+    }
+
+    pub(crate) fn uffd(&self) -> Result<Arc<Userfaultfd>, FaultError> {
+        let uffd = self.uffd.read().unwrap_or_else(PoisonError::into_inner).clone();
+        uffd.ok_or(FaultError::Closed)
+    }
+
+    /// Whether system calls that touch a missing page fail instead of waiting.
+    #[must_use]
+    pub fn user_mode_only(&self) -> bool {
+        self.uffd().is_ok_and(|uffd| uffd.user_mode_only())
+    }
+
+    /// The state of the pages.
+    #[must_use]
+    pub fn table(&self) -> &PageTable {
+        &self.table
+    }
+
+    /// Claims a page and fills it at once if it was discarded. Whether it must be asked for.
+    pub(crate) fn claim(&self, page: PageIndex) -> Claim {
+        match self.table.claim(page) {
+            Claim::Zero => {
+                if let Err(error) = install::discarded(self, page) {
+                    log::error!("{error}");
+                }
+                self.table.claim(page)
+            }
+            claim => claim,
+        }
+    }
+
+    /// Makes a page present: asks for it if nobody has, and waits.
+    #[must_use]
+    pub fn resolve(&self, page: PageIndex, cause: FaultCause, interrupt: &Interrupt) -> Waited {
+        self.resolve_all(&[page], cause, interrupt)
+    }
+
+    /// Makes pages present: asks for all that nobody asked for at once, and waits for all. Ends
+    /// at the first that will not come.
+    #[must_use]
+    pub fn resolve_all(
+        &self,
+        pages: &[PageIndex],
+        cause: FaultCause,
+        interrupt: &Interrupt,
+    ) -> Waited {
+        let absent = |page: &PageIndex| !self.table.is_present(*page);
+        if !pages.iter().any(absent) {
+            return Waited::Present;
+        }
+        let started = Instant::now();
+        let fetch = |page: &PageIndex| self.claim(*page) == Claim::Fetch;
+        let wanted: Vec<_> = pages.iter().copied().filter(fetch).collect();
+        self.request(&wanted);
+        for &page in pages {
+            if self.table.is_present(page) {
+                continue;
+            }
+            match self.table.wait(page, interrupt) {
+                Waited::Present => {}
+                otherwise => return otherwise,
+            }
+        }
+        self.recorder.record(cause, started.elapsed());
+        Waited::Present
+    }
+
+    /// Puts pages in place, as far as they are not there yet.
+    ///
+    /// # Errors
+    /// When the range or the length is wrong, the kernel refuses, or memory turns out corrupt.
+    /// Pages that were installed until then stay; the others can be asked for again.
+    pub fn install(&self, range: PageRange, bytes: &[u8]) -> Result<Installed, FaultError> {
+        install::bytes(self, range, bytes)
+    }
+
+    /// Fills pages with one byte, as far as they are not there yet.
+    ///
+    /// # Errors
+    /// As [`Self::install`].
+    pub fn install_fill(&self, range: PageRange, byte: u8) -> Result<Installed, FaultError> {
+        install::fill(self, range, byte)
+    }
+
+    /// Gives up pages that the source cannot read: whoever touches them gets an error. On a
+    /// kernel without `UFFDIO_POISON` only those learn it who look at the table; a touch that
+    /// the kernel holds then waits until the plane is closed.
+    ///
+    /// # Errors
+    /// As [`Self::install`].
+    pub fn install_unreadable(&self, range: PageRange) -> Result<Installed, FaultError> {
+        install::unreadable(self, range)
+    }
+
+    /// All pages that were asked for and have not come, to be asked for on a new link. They stay
+    /// requested.
+    #[must_use]
+    pub fn reopen_requests(&self) -> Vec<PageIndex> {
+        self.table.requested_pages()
+    }
+
+    /// Some of the pages that threads wait for, at most 16.
+    #[must_use]
+    pub fn waiting(&self) -> Vec<PageIndex> {
+        let mut pages = self.table.waiting();
+        for page in self.outstanding.sample(16) {
+            if pages.len() < 16 && !pages.contains(&page) {
+                pages.push(page);
+            }
+        }
+        pages
+    }
+
+    /// How long faults took so far.
+    #[must_use]
+    pub fn stats(&self) -> FaultStats {
+        self.recorder.snapshot()
+    }
+
+    /// Starts the thread that reads faults from the kernel.
+    ///
+    /// # Errors
+    /// When there can be no such thread, or the plane is closed.
+    pub fn start_reader(self: &Arc<Self>) -> io::Result<()> {
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        if reader.is_none() {
+            *reader = Some(Reader::start(self)?);
+        }
+        Ok(())
+    }
+
+    /// All pages are present: gives the memory back to the kernel.
+    ///
+    /// # Errors
+    /// When pages are missing (nothing is done then), or the kernel refuses.
+    pub fn release(&self) -> Result<(), FaultError> {
+        let missing = self.table.counts().missing();
+        if missing > 0 {
+            return Err(FaultError::Missing(missing));
+        }
+        let poisons = |uffd: Arc<Userfaultfd>| uffd.features().contains(Features::POISON);
+        if self.table.counts().poisoned > 0 && !self.uffd().is_ok_and(poisons) {
+            // Only the userfaultfd keeps an unreadable page from being read as zeroes.
+            log::warn!("memory stays watched: some of it could not be read at the source");
+            return Ok(());
+        }
+        self.let_go()
+    }
+
+    /// Ends the plane whatever is missing, without blocking. Threads that wait for a page go on:
+    /// those at the table as interrupted, those in the kernel with a page of zeroes. So vCPUs
+    /// must be on their way out.
+    pub fn close(&self) {
+        self.table.close();
+        if let Err(error) = self.let_go() {
+            log::warn!("{error}");
+        }
+    }
+
+    /// A page is here: wakes nobody (that is done), but notes how long it took.
+    pub(crate) fn note_arrival(&self, page: PageIndex, arrival: Arrival) {
+        if let Some(latency) = self.outstanding.take(page)
+            && arrival == Arrival::Present
+        {
+            self.recorder.record(FaultCause::Userfault, latency);
+        }
+    }
+
+    fn let_go(&self) -> Result<(), FaultError> {
+        let uffd = self.uffd.write().unwrap_or_else(PoisonError::into_inner).take();
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut result = Ok(());
+        if let Some(uffd) = uffd {
+            // Before the descriptor goes: another thread may hold it for a moment still, and
+            // waiting threads should not wait for that.
+            for (start, bytes) in self.regions.spans() {
+                if let Err(error) = uffd.unregister(start, bytes) {
+                    result = Err(FaultError::Register { bytes, error: error.into() });
+                }
+            }
+        }
+        if let Some(reader) = reader {
+            reader.stop();
+        }
+        result
+    }
+}
+
+impl Drop for FaultPlane {
+    fn drop(&mut self) {
+        // The reader holds no plane, so it would run on.
+        let reader = self.reader.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(reader) = reader {
+            reader.stop();
+        }
+    }
+}
