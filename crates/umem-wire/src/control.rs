@@ -61,8 +61,6 @@ pub enum ToDestination {
     Cancel(Text),
     /// Who runs the guest? The only message on an inquiry's connection.
     WhoRuns,
-    /// Nothing to say, but alive.
-    Alive,
 }
 
 /// From the destination.
@@ -90,8 +88,6 @@ pub enum ToSource {
     Trouble(Text),
     /// Answer to an inquiry.
     Owner(Ownership),
-    /// Nothing to say, but alive.
-    Alive,
 }
 
 mod kind {
@@ -103,7 +99,6 @@ mod kind {
     pub(super) const DIGEST_DIFFERS: u8 = 6;
     pub(super) const CANCEL: u8 = 7;
     pub(super) const WHO_RUNS: u8 = 8;
-    pub(super) const ALIVE: u8 = 9;
 
     pub(super) const READY: u8 = 1;
     pub(super) const REFUSED: u8 = 2;
@@ -143,7 +138,6 @@ impl ToDestination {
             }
             Self::Cancel(text) => framed(kind::CANCEL, |out| put_text(out, text)),
             Self::WhoRuns => framed(kind::WHO_RUNS, |_| ()),
-            Self::Alive => framed(kind::ALIVE, |_| ()),
         }
     }
 
@@ -173,7 +167,6 @@ impl ToDestination {
             }
             kind::CANCEL => Self::Cancel(body.text()?),
             kind::WHO_RUNS => Self::WhoRuns,
-            kind::ALIVE => Self::Alive,
             _ => return Err(unknown(kind)),
         };
         body.finish()?;
@@ -200,7 +193,6 @@ impl ToSource {
             }
             Self::Trouble(text) => framed(kind::TROUBLE, |out| put_text(out, text)),
             Self::Owner(owner) => framed(kind::OWNER, |out| out.push(*owner as u8)),
-            Self::Alive => framed(kind::ALIVE, |_| ()),
         }
     }
 
@@ -229,7 +221,6 @@ impl ToSource {
                     });
                 }
             }),
-            kind::ALIVE => Self::Alive,
             _ => return Err(unknown(kind)),
         };
         body.finish()?;
@@ -267,7 +258,6 @@ mod tests {
             any::<u128>().prop_map(|digest| ToDestination::DigestDiffers { digest }),
             text.prop_map(ToDestination::Cancel),
             Just(ToDestination::WhoRuns),
-            Just(ToDestination::Alive),
         ]
     }
 
@@ -283,7 +273,6 @@ mod tests {
             any::<u128>().prop_map(|digest| ToSource::Complete { digest }),
             text.prop_map(ToSource::Trouble),
             prop::sample::select(vec![Running, Refused, NeverGotIt]).prop_map(ToSource::Owner),
-            Just(ToSource::Alive),
         ]
     }
 
