@@ -1,5 +1,6 @@
 /* Reads the flattened device tree (Devicetree Specification 0.4, chapter 5). */
-#include "guest.h"
+#include "board.h"
+#include <stddef.h>
 
 #define MAGIC 0xd00dfeedu
 #define BEGIN_NODE 1u

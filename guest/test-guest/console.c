@@ -1,4 +1,5 @@
 #include "guest.h"
+#include "machine.h"
 
 #define SBI_BASE 0x10l
 #define SBI_DBCN 0x4442434El

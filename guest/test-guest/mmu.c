@@ -1,4 +1,4 @@
-#include "guest.h"
+#include "machine.h"
 
 /* Sv39, identity: the root's gigapages for devices and RAM, except the gigapage that holds the start of
    RAM, which is cut into 2 MiB pages so that both kinds of superpage and a second level are walked. */

@@ -1,4 +1,5 @@
 #include "guest.h"
+#include "machine.h"
 
 #define SBI_TIME 0x54494D45l
 #define SBI_SRST 0x53525354l
@@ -19,7 +20,7 @@ void sbi_set_timer(uint64_t when)
     sbi_call(SBI_TIME, 0, when, 0, 0);
 }
 
-void sbi_power_off(void)
+void power_off(void)
 {
     sbi_call(SBI_SRST, 0, 0, 0, 0);
 }

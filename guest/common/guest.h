@@ -1,4 +1,4 @@
-/* What the parts of the test guest share. */
+/* What the parts of our guests share. */
 #ifndef GUEST_H
 #define GUEST_H
 #include <stdbool.h>
@@ -7,27 +7,17 @@
 
 #define PAGE 4096ul
 
-/* board.c: what the device tree says. */
-struct board {
-    uint64_t ram_base, ram_bytes;
-    uint64_t tree, tree_bytes;
-    uint64_t timebase_hz;
-    char bootargs[512];
+/* What a guest is asked to do. */
+struct settings {
+    uint64_t pool_start, pool_end; /* addresses of the memory it owns, whole pages */
+    uint64_t fill_pages, seed;
+    uint64_t rate;    /* random page writes a second */
+    uint64_t beat_us; /* between heartbeats */
 };
-bool board_read(const void *tree, struct board *out);
-/* The decimal value of `name=` in the boot arguments, with or without the prefix `umem.`. */
-uint64_t board_argument(const struct board *board, const char *name, uint64_t otherwise);
+void run_guest(const struct settings *settings);
 
-/* sbi.c: the calls to the machine below us. */
-struct sbi_result {
-    long error, value;
-};
-struct sbi_result sbi_call(long extension, long function, uint64_t a, uint64_t b, uint64_t c);
-void sbi_set_timer(uint64_t when);
-void sbi_power_off(void);
+/* What the platform below gives: test-guest/ on bare metal, linux/platform.c under Linux. */
 
-/* console.c */
-void console_open(void);
 /* The next byte typed by the host, or -1. */
 int console_poll(void);
 /* A line is collected piece by piece and goes out whole. */
@@ -36,16 +26,14 @@ void line_number(uint64_t number);
 void line_hex(uint64_t number);
 void line_end(void);
 
-/* clock.c */
-void clock_open(uint64_t timebase_hz);
+uint64_t clock_hz(void);
 uint64_t clock_ticks(void);
 uint64_t clock_us(uint64_t ticks);
 uint64_t clock_ticks_of_us(uint64_t us);
-/* Sleeps until the tick; interrupts stay disabled, wfi returns when one is pending. */
 void clock_sleep_until(uint64_t tick);
 
-/* mmu.c */
-void mmu_open(uint64_t ram_end);
+/* Does not return where the machine can be turned off. */
+void power_off(void);
 
 /* pool.c: the pages that the guest owns. */
 struct verdict {
