@@ -1,3 +1,14 @@
 //! `umem`: command line.
 
-fn main() {}
+mod cli;
+mod console;
+mod launch;
+mod log;
+mod vm;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    log::init();
+    cli::run()
+}

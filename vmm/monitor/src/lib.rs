@@ -17,6 +17,6 @@ mod text;
 #[cfg(test)]
 mod double;
 
-pub use serve::{Server, serve};
+pub use serve::{Server, bind_unix, serve};
 pub use spec::{Kind, MonitorSpec, Place, SpecError};
 pub use terminal::TerminalMonitor;

@@ -88,7 +88,10 @@ fn session(kind: Kind, input: impl Read, outlet: Outlet, vm: Arc<dyn VmControl>)
 
 /// Binds `path`. A socket that a dead process left there is replaced; one that is listened on, or
 /// another kind of file, is not.
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+///
+/// # Errors
+/// As [`UnixListener::bind`].
+pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             let socket = std::fs::symlink_metadata(path)?.file_type().is_socket();

@@ -1,0 +1,35 @@
+//! `umem vm`.
+
+mod options;
+mod parse;
+mod run;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use crate::cli;
+use parse::{Asked, parse};
+use std::process::ExitCode;
+
+/// Runs `umem vm` with these options.
+pub(crate) fn main(arguments: &[String]) -> ExitCode {
+    match parse(arguments) {
+        Ok(Asked::Help) => {
+            print!("{}", options::help());
+            ExitCode::SUCCESS
+        }
+        Ok(Asked::Version) => {
+            println!("umem {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        Ok(Asked::Run(command)) => match run::run(*command) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => cli::failed("vm", &error),
+        },
+        Err(why) => {
+            eprintln!("umem vm: {why}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The options of `umem vm`: one table is parser and help.
+
+use super::parse::Draft;
+use super::values;
+use machine::FaultPath;
+use monitor::{Kind, MonitorSpec};
+use std::path::PathBuf;
+
+/// What one option does with its value, or why not.
+type Set = fn(&mut Draft, &str) -> Result<(), String>;
+
+/// One option. `-name` and `--name` are the same, as in QEMU.
+pub(super) struct OptionRow {
+    pub(super) name: &'static str,
+    /// What its value is called; `None` for a switch.
+    pub(super) value: Option<&'static str>,
+    /// Whether it may be given more than once.
+    pub(super) repeats: bool,
+    pub(super) help: &'static str,
+    pub(super) set: Set,
+}
+
+const fn one(name: &'static str, value: &'static str, help: &'static str, set: Set) -> OptionRow {
+    OptionRow { name, value: Some(value), repeats: false, help, set }
+}
+
+const fn many(name: &'static str, value: &'static str, help: &'static str, set: Set) -> OptionRow {
+    OptionRow { name, value: Some(value), repeats: true, help, set }
+}
+
+const fn switch(name: &'static str, help: &'static str, set: Set) -> OptionRow {
+    OptionRow { name, value: None, repeats: false, help, set }
+}
+
+fn path(slot: &mut Option<PathBuf>, text: &str) -> Result<(), String> {
+    if text.is_empty() {
+        return Err("the path is empty".to_owned());
+    }
+    *slot = Some(PathBuf::from(text));
+    Ok(())
+}
+
+fn monitor(draft: &mut Draft, text: &str, kind: Kind) -> Result<(), String> {
+    draft.monitors.push(MonitorSpec::parse(text, kind).map_err(|error| error.to_string())?);
+    Ok(())
+}
+
+/// Every option, under its heading, in the order of help.
+pub(super) static GROUPS: &[(&str, &[OptionRow])] = &[
+    (
+        "Machine",
+        &[
+            many(
+                "machine",
+                "[virt][,accel=tcg|kvm]",
+                "board and accelerator; accel alone picks its board",
+                values::machine,
+            ),
+            many("accel", "tcg|kvm", "accelerator, as -machine accel=", |draft, text| {
+                values::accelerator(draft, text)
+            }),
+            one("m", "SIZE", "RAM: 1G, 512M, or a number of MiB (default 128)", |draft, text| {
+                draft.config.memory_bytes = values::memory(text)?;
+                Ok(())
+            }),
+            one("smp", "1", "number of harts; this version has one", |_, text| values::harts(text)),
+            one("name", "NAME", "name for errors", |draft, text| {
+                draft.config.name = Some(text.to_owned());
+                Ok(())
+            }),
+        ],
+    ),
+    (
+        "Guest",
+        &[
+            one("kernel", "FILE", "kernel: a Linux Image or an ELF file", |draft, text| {
+                path(&mut draft.config.kernel, text)
+            }),
+            one("initrd", "FILE", "initial RAM disk", |draft, text| {
+                path(&mut draft.config.initrd, text)
+            }),
+            one("append", "TEXT", "kernel command line", |draft, text| {
+                draft.append = Some(text.to_owned());
+                Ok(())
+            }),
+            switch("S", "do not start the guest; 'cont' does", |draft, _| {
+                draft.config.start_paused = true;
+                Ok(())
+            }),
+        ],
+    ),
+    (
+        "Devices",
+        &[
+            many(
+                "drive",
+                "file=FILE[,format=raw][,if=virtio][,readonly=on][,id=NAME]",
+                "virtio disk on a raw image; a comma in a name is written ',,'",
+                values::drive,
+            ),
+            many(
+                "device",
+                "virtio-rng-device|virtio-serial-device",
+                "random numbers; virtio console on the serial port's place",
+                values::device,
+            ),
+        ],
+    ),
+    (
+        "Console and monitors",
+        &[
+            one(
+                "serial",
+                "PLACE",
+                "guest's serial port: stdio, mon:stdio (with the monitor, see -nographic), null,\n\
+                 none, file:FILE, unix:PATH,server (output waits for a client) or\n\
+                 unix:PATH,server,nowait (output without a client is dropped)",
+                |draft, text| {
+                    draft.serial = Some(values::serial(text)?);
+                    Ok(())
+                },
+            ),
+            switch(
+                "nographic",
+                "serial port and text monitor together on stdio: Ctrl-A c switches between them,\n\
+                 Ctrl-A x ends the VM, Ctrl-A h helps",
+                |draft, _| {
+                    draft.nographic = true;
+                    Ok(())
+                },
+            ),
+            many(
+                "monitor",
+                "PLACE",
+                "text monitor: stdio, none, unix:PATH,server or tcp:HOST:PORT,server\n\
+                 (the VM waits for no client, with or without ,nowait)",
+                |draft, text| monitor(draft, text, Kind::Text),
+            ),
+            many("qmp", "PLACE", "JSON monitor, places as of -monitor", |draft, text| {
+                monitor(draft, text, Kind::Json)
+            }),
+            one("pidfile", "FILE", "write the process id there", |draft, text| {
+                path(&mut draft.pidfile, text)
+            }),
+        ],
+    ),
+    (
+        "Migration",
+        &[
+            one(
+                "incoming",
+                "URI|defer",
+                "wait for a guest on tcp:HOST:PORT (0 is any host), unix:PATH or fd:N; defer waits\n\
+                 for the monitor's migrate_incoming",
+                |draft, text| {
+                    draft.config.incoming = values::incoming(text)?;
+                    Ok(())
+                },
+            ),
+            switch("postcopy", "the guest must come by postcopy", |draft, _| {
+                draft.config.postcopy = true;
+                Ok(())
+            }),
+            one(
+                "postcopy-flags",
+                "0|1",
+                "1: map pages on arrival (they always are, as the kernel now works)",
+                |draft, text| {
+                    draft.postcopy_flags = Some(values::postcopy_flags(text)?);
+                    Ok(())
+                },
+            ),
+            one(
+                "postcopy-fault",
+                "vcpu|uffd",
+                "who finds missing pages: the vCPU in its page walk (default), or the kernel\n\
+                 through userfaultfd",
+                |draft, text| {
+                    draft.fault_path = Some(match text {
+                        "vcpu" => FaultPath::Vcpu,
+                        "uffd" => FaultPath::Uffd,
+                        _ => return Err("it is neither vcpu nor uffd".to_owned()),
+                    });
+                    Ok(())
+                },
+            ),
+        ],
+    ),
+    (
+        "About",
+        &[
+            switch("help", "show this", |draft, _| {
+                draft.help = true;
+                Ok(())
+            }),
+            switch("h", "show this", |draft, _| {
+                draft.help = true;
+                Ok(())
+            }),
+            switch("version", "show the version", |draft, _| {
+                draft.version = true;
+                Ok(())
+            }),
+        ],
+    ),
+];
+
+/// The option of this name, without its dashes.
+pub(super) fn find(name: &str) -> Option<&'static OptionRow> {
+    GROUPS.iter().flat_map(|(_, rows)| rows.iter()).find(|row| row.name == name)
+}
+
+/// The help text.
+pub(super) fn help() -> String {
+    let mut text = String::from(
+        "Run a virtual machine: riscv64, board 'virt', software CPU.\n\n\
+         Usage: umem vm [OPTIONS]\n",
+    );
+    for (heading, rows) in GROUPS {
+        text.push_str(&format!("\n{heading}:\n"));
+        for row in *rows {
+            let value = row.value.map_or_else(String::new, |value| format!(" {value}"));
+            let repeats = if row.repeats { " (may be repeated)" } else { "" };
+            let help = row.help.replace('\n', "\n        ");
+            text.push_str(&format!("  -{}{value}\n        {help}{repeats}\n", row.name));
+        }
+    }
+    text.push_str(
+        "\nWithout -nographic and -serial, the serial port's output is dropped. Without -nographic,\n\
+         -monitor, -qmp and -serial, the text monitor is on stdio if that is a terminal.\n\
+         The end of standard input ends no VM; 'quit', SIGINT and SIGTERM do.\n\
+         Status: 0 when the VM was ended or powered off, 1 when it failed, 2 for wrong options.\n\
+         \nA guest moves from the first VM to the second:\n  \
+         umem vm -m 1G -kernel Image -initrd initrd -append 'console=ttyS0' -nographic\n  \
+         umem vm -m 1G -postcopy -incoming tcp:0:4444 -nographic\n  \
+         (Ctrl-A c in the first)  migrate -p tcp:127.0.0.1:4444\n",
+    );
+    text
+}

@@ -1,0 +1,134 @@
+use super::parse::{Asked, VmCommand, parse_for};
+use crate::console::SerialSpec;
+use machine::{FaultPath, Incoming};
+use monitor::{Kind, MonitorSpec, Place};
+
+fn words(line: &str) -> Vec<String> {
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
+fn command(line: &str) -> VmCommand {
+    match parse_for(&words(line), true) {
+        Ok(Asked::Run(command)) => *command,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+fn refusal(line: &str) -> String {
+    match parse_for(&words(line), true) {
+        Err(why) => {
+            assert!(!why.contains('\n'), "{line}: not one line: {why}");
+            why
+        }
+        Ok(other) => panic!("{line}: {other:?}"),
+    }
+}
+
+fn text_stdio() -> MonitorSpec {
+    MonitorSpec { kind: Kind::Text, place: Place::Stdio }
+}
+
+#[test]
+fn the_manuals_destination_is_understood() {
+    let got = command("-postcopy -incoming tcp:0:4444 -monitor stdio -machine accel=tcg -m 1G");
+    assert_eq!(got.config.incoming, Incoming::Uri("tcp:0:4444".into()));
+    assert!(got.config.postcopy);
+    assert_eq!(got.config.memory_bytes, 1 << 30);
+    assert_eq!((got.serial, got.monitors), (SerialSpec::Null, vec![text_stdio()]));
+}
+
+#[test]
+fn a_whole_command_line_lands_in_the_configuration() {
+    let got = command(
+        "-name a -machine virt,accel=kvm:tcg -m 512 -smp 1 -kernel Image -initrd rd -append quiet \
+         -drive file=a,,b.raw,format=raw,if=virtio,readonly=on -drive file=c -device \
+         virtio-rng-device -S -serial null -qmp unix:/q,server -incoming defer --postcopy \
+         -postcopy-flags 1 -postcopy-fault uffd -pidfile p",
+    );
+    let config = &got.config;
+    assert_eq!(config.memory_bytes, 512 << 20);
+    assert_eq!(config.command_line, "quiet");
+    let drives: Vec<_> = config.drives.iter().map(|d| (d.path.to_str(), d.read_only)).collect();
+    assert_eq!(drives, [(Some("a,b.raw"), true), (Some("c"), false)]);
+    assert!(config.rng && config.start_paused && !config.virtio_console);
+    assert_eq!(config.postcopy_flags, 1);
+    assert_eq!(config.fault_path, FaultPath::Uffd);
+    assert_eq!(got.monitors, [MonitorSpec { kind: Kind::Json, place: Place::Unix("/q".into()) }]);
+    assert_eq!(got.pidfile, Some("p".into()));
+}
+
+#[test]
+fn stdio_goes_to_whom_qemus_users_expect() {
+    let consoles = |line: &str| {
+        let got = command(&format!("-kernel k {line}"));
+        (got.serial, got.monitors)
+    };
+    assert_eq!(consoles(""), (SerialSpec::Null, vec![text_stdio()]));
+    assert_eq!(consoles("-nographic"), (SerialSpec::WithMonitor, vec![]));
+    assert_eq!(consoles("-serial mon:stdio"), (SerialSpec::WithMonitor, vec![]));
+    assert_eq!(consoles("-nographic -monitor stdio"), (SerialSpec::WithMonitor, vec![]));
+    assert_eq!(consoles("-nographic -monitor none"), (SerialSpec::Stdio, vec![]));
+    assert_eq!(consoles("-nographic -serial null"), (SerialSpec::Null, vec![text_stdio()]));
+    assert_eq!(consoles("-serial stdio"), (SerialSpec::Stdio, vec![]));
+    match parse_for(&words("-kernel k"), false) {
+        Ok(Asked::Run(got)) => assert_eq!(got.monitors, []),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn wrong_options_are_refused_in_one_line() {
+    let cases = [
+        ("", "-kernel is missing"),
+        ("-frob", "no option '-frob'"),
+        ("kernel", "'kernel' is no option"),
+        ("-kernel", "-kernel needs a value: FILE"),
+        ("-kernel a -kernel b", "-kernel is given twice"),
+        ("-kernel k -postcopy", "goes only with -incoming"),
+        ("-incoming defer -postcopy-flags 1", "-postcopy-flags goes only with -postcopy"),
+        ("-incoming defer -postcopy-fault uffd", "-postcopy-fault goes only with -postcopy"),
+        ("-incoming defer -postcopy -postcopy-flags 2", "neither 0 nor 1"),
+        ("-incoming defer -postcopy -postcopy-fault x", "neither vcpu nor uffd"),
+        ("-incoming nowhere", "no ':' after its kind"),
+        ("-incoming tcp:0:99999", "no number of 0 to 65535"),
+        ("-incoming defer -append x", "-append goes only with -kernel"),
+        ("-kernel k -machine accel=kvm", "no KVM accelerator yet"),
+        ("-kernel k -accel kvm", "no KVM accelerator yet"),
+        ("-kernel k -machine pc", "no machine 'pc'"),
+        ("-kernel k -machine virt,frob=1", "'frob=1' is not known"),
+        ("-kernel k -smp 2", "2 harts: this version has one"),
+        ("-kernel k -smp 0", "no number of harts"),
+        ("-kernel k -m 0", "0 bytes"),
+        ("-kernel k -m 1X", "'1X' is no size"),
+        ("-kernel k -m -1", "'-1' is no size"),
+        ("-kernel k -m 99999999999T", "is no size"),
+        ("-kernel k -m 4097b", "4097 bytes is no whole number"),
+        ("-kernel k -drive format=raw", "file=FILE is missing"),
+        ("-kernel k -drive file=a,format=qcow2", "format 'qcow2'"),
+        ("-kernel k -drive file=a,if=ide", "interface 'ide'"),
+        ("-kernel k -drive file=a,id=x -drive file=b,id=x", "two drives 'x'"),
+        ("-kernel k -device e1000", "no device 'e1000'"),
+        ("-kernel k -device virtio-rng-device -device virtio-rng-device", "only one"),
+        ("-kernel k -monitor stdio -serial stdio", "stdio is given to more than one"),
+        ("-kernel k -qmp stdio -nographic", "stdio is given to more than one"),
+        ("-kernel k -monitor unix:/a", "',server' belongs to it"),
+        ("-kernel k -serial pty", "no place for a serial port"),
+        ("-kernel k -serial unix:/a", "no place for a serial port"),
+    ];
+    for (line, part) in cases {
+        let why = refusal(line);
+        assert!(why.contains(part), "{line}: {why}");
+    }
+}
+
+#[test]
+fn help_lists_each_option_and_wins_over_what_is_missing() {
+    assert_eq!(parse_for(&words("-h"), true), Ok(Asked::Help));
+    assert_eq!(parse_for(&words("--version"), true), Ok(Asked::Version));
+    let help = super::options::help();
+    for (_, rows) in super::options::GROUPS {
+        for row in *rows {
+            assert!(help.contains(&format!("\n  -{}", row.name)), "-{} is not in help", row.name);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Values of options.
+
+use super::parse::Draft;
+use crate::console::SerialSpec;
+use machine::{AcceleratorKind, DriveConfig, Incoming};
+use std::path::PathBuf;
+
+/// Splits at single commas; two stand for one.
+fn parts(text: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut letters = text.chars().peekable();
+    while let Some(letter) = letters.next() {
+        if letter == ',' && letters.next_if_eq(&',').is_none() {
+            parts.push(String::new());
+        } else if let Some(last) = parts.last_mut() {
+            last.push(letter);
+        }
+    }
+    parts
+}
+
+pub(super) fn machine(draft: &mut Draft, text: &str) -> Result<(), String> {
+    for (place, part) in parts(text).iter().enumerate() {
+        match part.split_once('=') {
+            None if place == 0 => board(part)?,
+            Some(("type", name)) => board(name)?,
+            Some(("accel", name)) => accelerator(draft, name)?,
+            _ => return Err(format!("'{part}' is not known; use virt,accel=tcg")),
+        }
+    }
+    Ok(())
+}
+
+fn board(name: &str) -> Result<(), String> {
+    match name {
+        "virt" => Ok(()),
+        _ => Err(format!("there is no machine '{name}'; this version has virt")),
+    }
+}
+
+/// Takes the first of `kvm:tcg` that this version has.
+pub(super) fn accelerator(draft: &mut Draft, names: &str) -> Result<(), String> {
+    let mut kvm = false;
+    for name in names.split(':') {
+        match name {
+            "tcg" => {
+                draft.config.accelerator = AcceleratorKind::Tcg;
+                return Ok(());
+            }
+            "kvm" => kvm = true,
+            _ => return Err(format!("there is no accelerator '{name}'; this version has tcg")),
+        }
+    }
+    debug_assert!(kvm, "the loop leaves early otherwise");
+    Err("this version has no KVM accelerator yet, only the software CPU; use accel=tcg".to_owned())
+}
+
+/// Bytes of `1G`, `512M`, `size=1024`; a bare number counts MiB.
+pub(super) fn memory(text: &str) -> Result<u64, String> {
+    let wrong = || format!("'{text}' is no size; use 1G, 512M or a number of MiB");
+    let size = text.strip_prefix("size=").unwrap_or(text);
+    let digits = size.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let shift = match size.get(digits.len()..).unwrap_or_default() {
+        "" | "M" | "m" => 20,
+        "b" | "B" => 0,
+        "K" | "k" => 10,
+        "G" | "g" => 30,
+        "T" | "t" => 40,
+        _ => return Err(wrong()),
+    };
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    let bytes = number.checked_mul(1 << shift).ok_or_else(wrong)?;
+    if bytes == 0 || !bytes.is_multiple_of(4096) {
+        return Err(format!("{bytes} bytes is no whole number of 4 KiB pages, 1 or more"));
+    }
+    Ok(bytes)
+}
+
+pub(super) fn harts(text: &str) -> Result<(), String> {
+    let number = text.strip_prefix("cpus=").unwrap_or(text);
+    match number.parse::<u32>() {
+        Ok(1) => Ok(()),
+        Ok(0) | Err(_) => Err(format!("'{text}' is no number of harts; use 1")),
+        Ok(more) => Err(format!("{more} harts: this version has one; use -smp 1")),
+    }
+}
+
+pub(super) fn drive(draft: &mut Draft, text: &str) -> Result<(), String> {
+    let number = draft.config.drives.len();
+    let mut drive =
+        DriveConfig { id: format!("virtio{number}"), path: PathBuf::new(), read_only: false };
+    for part in parts(text) {
+        match part.split_once('=').unwrap_or((part.as_str(), "")) {
+            ("file", file) if !file.is_empty() => drive.path = PathBuf::from(file),
+            ("format", "raw") | ("if", "virtio" | "none") => {}
+            ("format", other) => {
+                return Err(format!("format '{other}' is not known; use raw"));
+            }
+            ("if", other) => return Err(format!("interface '{other}' is not known; use virtio")),
+            ("readonly" | "read-only", "on" | "") => drive.read_only = true,
+            ("readonly" | "read-only", "off") => drive.read_only = false,
+            ("id", id) if !id.is_empty() => drive.id = id.to_owned(),
+            _ => {
+                return Err(format!(
+                    "'{part}' is not known; use file=FILE,format=raw,if=virtio[,readonly=on]"
+                ));
+            }
+        }
+    }
+    if drive.path.as_os_str().is_empty() {
+        return Err("file=FILE is missing".to_owned());
+    }
+    if draft.config.drives.iter().any(|other| other.id == drive.id) {
+        return Err(format!("there are two drives '{}'", drive.id));
+    }
+    draft.config.drives.push(drive);
+    Ok(())
+}
+
+pub(super) fn device(draft: &mut Draft, text: &str) -> Result<(), String> {
+    let slot = match text {
+        "virtio-rng-device" => &mut draft.config.rng,
+        "virtio-serial-device" => &mut draft.config.virtio_console,
+        _ => {
+            return Err(format!(
+                "there is no device '{text}'; use virtio-rng-device or virtio-serial-device"
+            ));
+        }
+    };
+    if std::mem::replace(slot, true) {
+        return Err(format!("there can be only one {text}"));
+    }
+    Ok(())
+}
+
+pub(super) fn serial(text: &str) -> Result<SerialSpec, String> {
+    let wrong = || {
+        format!(
+            "'{text}' is no place for a serial port; use stdio, mon:stdio, null, none, file:FILE \
+             or unix:PATH,server[,nowait]"
+        )
+    };
+    match text {
+        "stdio" => return Ok(SerialSpec::Stdio),
+        "mon:stdio" => return Ok(SerialSpec::WithMonitor),
+        "null" | "none" => return Ok(SerialSpec::Null),
+        _ => {}
+    }
+    match text.split_once(':') {
+        Some(("file", path)) if !path.is_empty() => Ok(SerialSpec::File(path.into())),
+        Some(("unix", rest)) => {
+            let mut parts = rest.split(',');
+            let path = parts.next().filter(|path| !path.is_empty()).ok_or_else(wrong)?;
+            let (mut server, mut wait) = (false, true);
+            for part in parts {
+                match part {
+                    "server" | "server=on" => server = true,
+                    "nowait" | "wait=off" => wait = false,
+                    "wait" | "wait=on" => wait = true,
+                    _ => return Err(wrong()),
+                }
+            }
+            if server { Ok(SerialSpec::Unix { path: path.into(), wait }) } else { Err(wrong()) }
+        }
+        _ => Err(wrong()),
+    }
+}
+
+pub(super) fn incoming(text: &str) -> Result<Incoming, String> {
+    if text == "defer" {
+        return Ok(Incoming::Defer);
+    }
+    let endpoint: umem_link::Endpoint =
+        text.parse().map_err(|error: umem_link::UriError| error.to_string())?;
+    drop(endpoint);
+    Ok(Incoming::Uri(text.to_owned()))
+}
+
+pub(super) fn postcopy_flags(text: &str) -> Result<u32, String> {
+    match text {
+        "0" => Ok(0),
+        "1" => Ok(1),
+        _ => Err(format!("'{text}' is neither 0 nor 1")),
+    }
+}
