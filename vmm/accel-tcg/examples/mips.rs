@@ -1,0 +1,68 @@
+//! Rate of the software CPU on integer loops, as one line of JSON.
+
+use accel::{GuestClock, Vcpu, VcpuHandle, VmEntry, VmExit};
+use accel_tcg::{Hart, HartConfig};
+use std::sync::Arc;
+use std::time::Instant;
+use umem_memory::{Backend, GuestAddress, GuestRam, PageSize, RamBlockSpec, RamLayout};
+
+const BASE: u64 = 0x8000_0000;
+const ROUNDS: u32 = 40_000_000;
+
+/// Sums and mixes an array of 64 doublewords again and again; `t2` counts the elements.
+const CODE: &[u32] = &[
+    0x0000_1517, // auipc a0, 1
+    0x0000_0593, // li a1, 0
+    0x0000_0613, // li a2, 0
+    // element:
+    0x1f85_f693, // andi a3, a1, 0x1f8
+    0x00d5_06b3, // add a3, a0, a3
+    0x0006_b703, // ld a4, 0(a3)
+    0x00e6_0633, // add a2, a2, a4
+    0x0016_1793, // slli a5, a2, 1
+    0x00f7_4733, // xor a4, a4, a5
+    0x00e6_b023, // sd a4, 0(a3)
+    0x0085_8593, // addi a1, a1, 8
+    0xfff3_8393, // addi t2, t2, -1
+    0xfc03_9ee3, // bnez t2, element
+    0x0000_0073, // ecall
+];
+
+fn run() -> Result<(u64, f64), String> {
+    let spec =
+        RamBlockSpec { name: "ram".into(), guest_address: GuestAddress(BASE), bytes: 1 << 20 };
+    let layout = RamLayout::new(PageSize::SMALL, vec![spec]).map_err(|e| e.to_string())?;
+    let ram = GuestRam::new(layout, Backend::Anonymous).map_err(|e| e.to_string())?;
+    let prologue = [0x0000_03b7 | (ROUNDS & 0xffff_f000)]; // lui t2
+    let code: Vec<u8> =
+        prologue.iter().chain(CODE).flat_map(|word| word.to_le_bytes()).collect();
+    ram.write_at(GuestAddress(BASE), &code).map_err(|e| e.to_string())?;
+    let mut hart = Hart::new(HartConfig {
+        id: 0,
+        handle: VcpuHandle::new(),
+        clock: Arc::new(GuestClock::new()),
+        ram,
+        presence: None,
+    });
+    hart.boot(BASE, 0);
+    let start = Instant::now();
+    let exit = hart.run(VmEntry::Run);
+    let seconds = start.elapsed().as_secs_f64();
+    if !matches!(exit, VmExit::Sbi { .. }) {
+        return Err(format!("ended with {exit:?}"));
+    }
+    Ok((hart.instructions(), seconds))
+}
+
+fn main() {
+    match run() {
+        Ok((instructions, seconds)) => println!(
+            "{{\"instructions\":{instructions},\"seconds\":{seconds:.3},\"mips\":{:.1}}}",
+            instructions as f64 / seconds / 1e6
+        ),
+        Err(reason) => {
+            eprintln!("{reason}");
+            std::process::exit(1);
+        }
+    }
+}
