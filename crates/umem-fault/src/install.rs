@@ -14,6 +14,8 @@ struct Run<'a> {
     plane: &'a FaultPlane,
     uffd: &'a Userfaultfd,
     arrival: Arrival,
+    /// Hears of each run of pages once they are in place.
+    placed: &'a dyn Fn(PageRange),
 }
 
 impl Run<'_> {
@@ -42,6 +44,9 @@ impl Run<'_> {
                 table.abort_install(page);
             }
         }
+        if done > 0 {
+            (self.placed)(PageRange::new(run.start, done));
+        }
         failure.map_or(Ok(()), Err)
     }
 }
@@ -58,13 +63,14 @@ fn each_run(
     plane: &FaultPlane,
     range: PageRange,
     arrival: Arrival,
+    placed: &dyn Fn(PageRange),
     mut act: impl FnMut(&Userfaultfd, u64, PageRange) -> Result<(), Partial>,
 ) -> Result<Installed, FaultError> {
     if plane.regions.address(range).is_none() {
         return Err(FaultError::NoPages(range));
     }
     let uffd = plane.uffd()?;
-    let run = Run { plane, uffd: &uffd, arrival };
+    let run = Run { plane, uffd: &uffd, arrival, placed };
     let mut result = Installed::default();
     let mut won = PageRange::new(range.start, 0);
     for page in range.pages() {
@@ -96,13 +102,14 @@ pub(crate) fn bytes(
     plane: &FaultPlane,
     range: PageRange,
     bytes: &[u8],
+    placed: &dyn Fn(PageRange),
 ) -> Result<Installed, FaultError> {
     let shift = plane.regions.page_size().shift();
     let expected = range.count.saturating_mul(1 << shift);
     if u64::try_from(bytes.len()) != Ok(expected) {
         return Err(FaultError::Length { pages: range.count, expected, bytes: bytes.len() });
     }
-    each_run(plane, range, Arrival::Present, |uffd, address, run| {
+    each_run(plane, range, Arrival::Present, placed, |uffd, address, run| {
         let from = ((run.start.0 - range.start.0) << shift) as usize;
         let to = from + (run.count << shift) as usize;
         match bytes.get(from..to) {
@@ -116,10 +123,11 @@ pub(crate) fn fill(
     plane: &FaultPlane,
     range: PageRange,
     byte: u8,
+    placed: &dyn Fn(PageRange),
 ) -> Result<Installed, FaultError> {
     let shift = plane.regions.page_size().shift();
     let mut buffer = Vec::new();
-    each_run(plane, range, Arrival::Present, |uffd, address, run| {
+    each_run(plane, range, Arrival::Present, placed, |uffd, address, run| {
         if byte == 0 {
             match uffd.zero(address, run.count << shift) {
                 // Memory of a kind that has no page of zeroes.
@@ -155,10 +163,14 @@ fn copies(
     Ok(())
 }
 
-pub(crate) fn unreadable(plane: &FaultPlane, range: PageRange) -> Result<Installed, FaultError> {
+pub(crate) fn unreadable(
+    plane: &FaultPlane,
+    range: PageRange,
+    placed: &dyn Fn(PageRange),
+) -> Result<Installed, FaultError> {
     use crate::uffd::Features;
     let shift = plane.regions.page_size().shift();
-    each_run(plane, range, Arrival::Poisoned, |uffd, address, run| {
+    each_run(plane, range, Arrival::Poisoned, placed, |uffd, address, run| {
         if !uffd.features().contains(Features::POISON) {
             log::warn!("this kernel cannot make pages fail: {} pages stay absent", run.count);
             return Ok(());
@@ -173,7 +185,7 @@ pub(crate) fn discarded(plane: &FaultPlane, page: PageIndex) -> Result<(), Fault
     if !plane.table.begin_zero(page) {
         return Ok(());
     }
-    let run = Run { plane, uffd: &uffd, arrival: Arrival::Present };
+    let run = Run { plane, uffd: &uffd, arrival: Arrival::Present, placed: &|_| () };
     let bytes = plane.regions.page_size().bytes();
     run.place(PageRange::one(page), |uffd, address, _| match uffd.zero(address, bytes) {
         Err(Partial { done: 0, error: Errno::INVAL }) => {

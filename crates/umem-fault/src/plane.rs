@@ -85,6 +85,17 @@ pub struct Installed {
     pub duplicate: u64,
 }
 
+/// What pages are to hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content<'a> {
+    /// These bytes.
+    Bytes(&'a [u8]),
+    /// One byte, over and over.
+    Fill(u8),
+    /// Nothing: the source cannot read them.
+    Unreadable,
+}
+
 /// Memory whose pages arrive while it is used.
 pub struct FaultPlane {
     pub(crate) table: PageTable,
@@ -244,7 +255,24 @@ impl FaultPlane {
     /// When the range or the length is wrong, the kernel refuses, or memory turns out corrupt.
     /// Pages that were installed until then stay; the others can be asked for again.
     pub fn install(&self, range: PageRange, bytes: &[u8]) -> Result<Installed, FaultError> {
-        install::bytes(self, range, bytes)
+        self.install_each(range, Content::Bytes(bytes), &|_| ())
+    }
+
+    /// Puts pages in place, and tells of those that this call did put there, as runs.
+    ///
+    /// # Errors
+    /// As [`Self::install`]. What was told of is in place even then.
+    pub fn install_each(
+        &self,
+        range: PageRange,
+        content: Content<'_>,
+        placed: &dyn Fn(PageRange),
+    ) -> Result<Installed, FaultError> {
+        match content {
+            Content::Bytes(bytes) => install::bytes(self, range, bytes, placed),
+            Content::Fill(byte) => install::fill(self, range, byte, placed),
+            Content::Unreadable => install::unreadable(self, range, placed),
+        }
     }
 
     /// Fills pages with one byte, as far as they are not there yet.
@@ -252,7 +280,7 @@ impl FaultPlane {
     /// # Errors
     /// As [`Self::install`].
     pub fn install_fill(&self, range: PageRange, byte: u8) -> Result<Installed, FaultError> {
-        install::fill(self, range, byte)
+        self.install_each(range, Content::Fill(byte), &|_| ())
     }
 
     /// Gives up pages that the source cannot read: whoever touches them gets an error. On a
@@ -262,7 +290,7 @@ impl FaultPlane {
     /// # Errors
     /// As [`Self::install`].
     pub fn install_unreadable(&self, range: PageRange) -> Result<Installed, FaultError> {
-        install::unreadable(self, range)
+        self.install_each(range, Content::Unreadable, &|_| ())
     }
 
     /// All pages that were asked for and have not come, to be asked for on a new link. They stay

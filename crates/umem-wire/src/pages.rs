@@ -210,6 +210,12 @@ impl<'a> PagesHead<'a> {
         self.count as u64
     }
 
+    /// The bytes of all content pages, end to end.
+    #[must_use]
+    pub fn content(&self) -> &'a [u8] {
+        self.content
+    }
+
     /// The pages in order: number, kind, content (empty unless the kind is content).
     pub fn pages(&self) -> impl Iterator<Item = PageOf<'a>> + use<'a> {
         let Self { start, count, page_bytes, kinds, mut fills, mut hashes, mut content, .. } =

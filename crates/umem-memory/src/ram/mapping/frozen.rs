@@ -48,6 +48,18 @@ impl FrozenRam {
         Some(unsafe { std::slice::from_raw_parts(start.as_ptr(), bytes) })
     }
 
+    /// Whether the hardware gives all bytes of a range. Touching a page that it has lost ends the
+    /// process; asking for it with `MADV_POPULATE_READ` does not. A kernel without it is believed.
+    #[must_use]
+    pub fn is_readable(&self, range: PageRange) -> bool {
+        let Some(bytes) = self.slice(range) else { return false };
+        let start = bytes.as_ptr().cast_mut().cast();
+        // SAFETY: populating pages for reading changes no content, and the mapping outlives the call.
+        let result =
+            unsafe { rustix::mm::madvise(start, bytes.len(), rustix::mm::Advice::LinuxPopulateRead) };
+        !matches!(result, Err(rustix::io::Errno::HWPOISON | rustix::io::Errno::FAULT))
+    }
+
     /// See [`GuestRam::populated`].
     ///
     /// # Errors
