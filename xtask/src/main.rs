@@ -1,3 +1,59 @@
-//! Tasks of the project.
+//! Tasks of the project: what CI runs, and the guests that tests move.
 
-fn main() {}
+mod apt;
+mod cpio;
+mod guest;
+mod linux;
+mod paths;
+mod run;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Tasks of the project", version)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the guests: the test guest's image in the repository, and Linux in guest/out
+    Guest {
+        /// Only check that the image in the repository is what its source gives
+        #[arg(long, conflicts_with = "only")]
+        check: bool,
+        /// Only one of them: test or linux
+        #[arg(value_parser = ["test", "linux"])]
+        only: Option<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match perform(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<()> {
+    match task {
+        Task::Guest { check: true, .. } => guest::check(),
+        Task::Guest { only, .. } => {
+            let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
+            if wanted("test") {
+                guest::build()?;
+            }
+            if wanted("linux") {
+                linux::build()?;
+            }
+            Ok(())
+        }
+    }
+}
