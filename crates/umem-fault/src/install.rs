@@ -1,7 +1,8 @@
 //! Putting pages in place: table first, then the kernel, then the table again.
 
-use crate::plane::{FaultError, FaultPlane, Installed};
-use crate::table::Arrival;
+use crate::error::FaultError;
+use crate::plane::{FaultPlane, Installed};
+use crate::state::Arrival;
 use crate::uffd::{Partial, Userfaultfd};
 use rustix::io::Errno;
 use umem_memory::{PageIndex, PageRange};

@@ -1,5 +1,6 @@
 //! The fault plane: page-state table, userfaultfd, installing pages.
 
+mod error;
 mod install;
 mod interrupt;
 mod outstanding;
@@ -7,6 +8,7 @@ mod parking;
 mod plane;
 mod reader;
 mod regions;
+mod state;
 mod stats;
 mod sync;
 mod table;
@@ -14,8 +16,10 @@ mod table;
 mod tests;
 pub mod uffd;
 
+pub use error::FaultError;
 pub use interrupt::Interrupt;
-pub use plane::{Content, FaultError, FaultPlane, Installed, PageRequester};
+pub use plane::{Content, FaultPlane, Installed, PageRequester};
 pub use regions::ForeignRegion;
+pub use state::{Arrival, Claim, PageCounts, PageState, Waited};
 pub use stats::{FaultCause, FaultStats};
-pub use table::{Arrival, Claim, PageCounts, PageState, PageTable, Waited};
+pub use table::PageTable;

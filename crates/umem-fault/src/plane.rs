@@ -1,79 +1,25 @@
 //! The fault plane: from "this page is missing" to "it is here".
 
+use crate::error::FaultError;
 use crate::outstanding::Outstanding;
 use crate::reader::Reader;
 use crate::regions::{ForeignRegion, Regions};
+use crate::state::{Arrival, Claim, Waited};
 use crate::stats::{FaultCause, FaultStats, Recorder};
-use crate::table::{Arrival, Claim, PageTable, Waited};
-use crate::uffd::{Features, OpenError, Userfaultfd};
+use crate::table::PageTable;
+use crate::uffd::{Features, Userfaultfd};
 use crate::{Interrupt, install};
 use rustix::fd::OwnedFd;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
-use umem_memory::{GuestRam, PageIndex, PageRange, PageSize, RamError};
+use umem_memory::{GuestRam, PageIndex, PageRange, PageSize};
 
 /// Takes requests for pages to where they come from. Must not block: it is called on the threads
 /// of vCPUs and on the one that reads faults.
 pub trait PageRequester: Send + Sync {
     /// Asks for pages. All that are needed at once come in one call.
     fn request(&self, pages: &[PageIndex]);
-}
-
-/// What goes wrong with a fault plane.
-#[derive(Debug, thiserror::Error)]
-pub enum FaultError {
-    /// There is no userfaultfd to be had.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// RAM could not be emptied.
-    #[error(transparent)]
-    Ram(#[from] RamError),
-    /// Regions that do not make up a VM's memory.
-    #[error("these regions are no VM's memory: {0}")]
-    Regions(&'static str),
-    /// The kernel does not watch this memory.
-    #[error("cannot watch {bytes} bytes of memory for missing pages: {error}")]
-    Register {
-        /// How much.
-        bytes: u64,
-        /// What the kernel said.
-        error: io::Error,
-    },
-    /// Pages that do not exist, or not as one run.
-    #[error("there is no run of {count} pages from {start}", count = .0.count, start = .0.start)]
-    NoPages(PageRange),
-    /// Bytes that are not those of the pages.
-    #[error("{pages} pages have {expected} bytes, not {bytes}")]
-    Length {
-        /// How many pages.
-        pages: u64,
-        /// Their size.
-        expected: u64,
-        /// How many bytes there are.
-        bytes: usize,
-    },
-    /// A page was there before it was put there: something touched memory behind the table, and
-    /// what the guest sees is not what was sent.
-    #[error("{page} was there before it was installed; guest memory is corrupt")]
-    Corrupt {
-        /// The page.
-        page: PageIndex,
-    },
-    /// The kernel did not install a page.
-    #[error("cannot install {page}: {error}")]
-    Install {
-        /// The page.
-        page: PageIndex,
-        /// What the kernel said.
-        error: io::Error,
-    },
-    /// Pages have not arrived yet.
-    #[error("{0} pages have not arrived")]
-    Missing(u64),
-    /// The plane was closed or released.
-    #[error("the fault plane is closed")]
-    Closed,
 }
 
 /// What became of a range of pages.

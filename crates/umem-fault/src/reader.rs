@@ -1,7 +1,7 @@
 //! The thread that reads faults from the kernel.
 
 use crate::plane::FaultPlane;
-use crate::table::{Arrival, Claim};
+use crate::state::{Arrival, Claim};
 use crate::uffd::{FaultEvent, Features, Userfaultfd};
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::fd::OwnedFd;

@@ -2,6 +2,7 @@
 
 use crate::interrupt::Interrupt;
 use crate::parking::{Left, Parking};
+use crate::state::{Arrival, Claim, PageCounts, PageState, Waited};
 use crate::sync::{AtomicI64, AtomicU64, Ordering};
 use std::sync::Arc;
 use umem_memory::PageIndex;
@@ -9,101 +10,8 @@ use umem_memory::PageIndex;
 /// Bits a page: the state, and whether somebody waits.
 const BITS: u64 = 4;
 const PAGES_A_WORD: u64 = u64::BITS as u64 / BITS;
-const STATE: u64 = 0b0111;
+const STATE: u64 = PageState::MASK;
 const WAITED_FOR: u64 = 0b1000;
-
-/// Where a page is on its way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum PageState {
-    /// Not here, and nobody asked for it.
-    Missing = 0,
-    /// Not here, and asked for.
-    Requested = 1,
-    /// Somebody is putting it in place.
-    Installing = 2,
-    /// Here.
-    Present = 3,
-    /// Not here; its content does not matter and is zero to whoever looks.
-    Discarded = 4,
-    /// It will never be here: the source could not read it.
-    Poisoned = 5,
-}
-
-impl PageState {
-    fn of(bits: u64) -> Self {
-        match bits & STATE {
-            0 => Self::Missing,
-            1 => Self::Requested,
-            2 => Self::Installing,
-            3 => Self::Present,
-            4 => Self::Discarded,
-            _ => Self::Poisoned,
-        }
-    }
-}
-
-/// What a thread that needs a page has to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Claim {
-    /// Nothing: it is here.
-    Present,
-    /// Ask for it; nobody else will. Then wait.
-    Fetch,
-    /// Wait; somebody asked for it or installs it.
-    Wait,
-    /// Fill it with zeroes (see [`PageTable::begin_zero`]).
-    Zero,
-    /// Give up: it will never be here.
-    Poisoned,
-}
-
-/// What became of a page that was installed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arrival {
-    /// It is here.
-    Present,
-    /// It will never be here: the source could not read it.
-    Poisoned,
-}
-
-/// How waiting for a page ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Waited {
-    /// It is here.
-    Present,
-    /// It will never be here: the source could not read it.
-    Poisoned,
-    /// The wait was interrupted, or the plane closed; the page may come yet.
-    Interrupted,
-}
-
-/// Number of pages by state, counted on the way: each is right, together they may be a moment
-/// apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PageCounts {
-    /// Pages that are here.
-    pub present: u64,
-    /// Pages that will never be here.
-    pub poisoned: u64,
-    /// Pages asked for and not arrived.
-    pub requested: u64,
-    total: u64,
-}
-
-impl PageCounts {
-    /// All pages, whatever their state.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.total
-    }
-
-    /// Pages that may come yet. Those discarded count too, until they are filled.
-    #[must_use]
-    pub fn missing(&self) -> u64 {
-        self.total.saturating_sub(self.present).saturating_sub(self.poisoned)
-    }
-}
 
 /// The state of every page, in 4 bits each and without a lock.
 pub struct PageTable {

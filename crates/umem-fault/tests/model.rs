@@ -14,13 +14,16 @@ mod sync {
 mod interrupt;
 #[path = "../src/parking.rs"]
 mod parking;
+#[path = "../src/state.rs"]
+mod state;
 #[path = "../src/table.rs"]
 mod table;
 
 use interrupt::Interrupt;
 use loom::thread;
+use state::{Arrival, Claim, PageState, Waited};
 use std::sync::Arc;
-use table::{Arrival, Claim, PageState, PageTable, Waited};
+use table::PageTable;
 use umem_memory::PageIndex;
 
 const PAGE: PageIndex = PageIndex(1);
