@@ -136,12 +136,7 @@ impl RamPage {
     }
 
     /// Stores an aligned value if `expected` is there; whether it was.
-    pub(crate) fn exchange<T: Width + PartialEq>(
-        self,
-        address: u64,
-        expected: T,
-        new: T,
-    ) -> bool {
+    pub(crate) fn exchange<T: Width + PartialEq>(self, address: u64, expected: T, new: T) -> bool {
         let choose = |old| (old == expected).then_some(new);
         // SAFETY: aligned, and inside the page with its whole width.
         unsafe { T::update(self.place::<T>(address), choose) }.is_ok()

@@ -92,8 +92,7 @@ fn quadrant_1(p: u32) -> Option<u32> {
 }
 
 fn add_to_stack_pointer(p: u32) -> Option<u32> {
-    let unsigned =
-        bit(p, 12, 9) | bit(p, 6, 4) | bit(p, 5, 6) | field(p, 3, 2, 7) | bit(p, 2, 5);
+    let unsigned = bit(p, 12, 9) | bit(p, 6, 4) | bit(p, 5, 6) | field(p, 3, 2, 7) | bit(p, 2, 5);
     (unsigned != 0).then(|| i_type(OP_IMM, 0, 2, 2, signed(unsigned, 10)))
 }
 
@@ -130,16 +129,11 @@ fn jump(p: u32) -> u32 {
 }
 
 fn branch(p: u32, funct3: u32) -> u32 {
-    let unsigned = bit(p, 12, 8)
-        | field(p, 10, 2, 3)
-        | field(p, 5, 2, 6)
-        | field(p, 3, 2, 1)
-        | bit(p, 2, 5);
+    let unsigned =
+        bit(p, 12, 8) | field(p, 10, 2, 3) | field(p, 5, 2, 6) | field(p, 3, 2, 1) | bit(p, 2, 5);
     let offset = signed(unsigned, 9);
-    let encoded = field(offset, 1, 4, 8)
-        | field(offset, 5, 6, 25)
-        | bit(offset, 11, 7)
-        | bit(offset, 12, 31);
+    let encoded =
+        field(offset, 1, 4, 8) | field(offset, 5, 6, 25) | bit(offset, 11, 7) | bit(offset, 12, 31);
     BRANCH | funct3 << 12 | (8 + field(p, 7, 3, 0)) << 15 | encoded
 }
 
@@ -161,7 +155,7 @@ fn quadrant_2(p: u32) -> Option<u32> {
             (0, ..) => r_type(OP, 0, 0, rd, 0, rs2),
             (_, 0, 0) => 0x0010_0073, // ebreak
             (_, _, 0) => i_type(JALR, 0, 1, rd, 0),
-            (_, ..) => r_type(OP, 0, 0, rd, rd, rs2),
+            _ => r_type(OP, 0, 0, rd, rd, rs2),
         },
         5 => s_type(STORE_FP, 3, 2, rs2, store_double),
         6 => s_type(STORE, 2, 2, rs2, store_word),

@@ -45,9 +45,7 @@ fn fused(f: Fields, pair: Pair) -> Option<Op> {
 fn arithmetic(f: Fields) -> Option<Op> {
     let format = format(f)?;
     let (funct5, rm, rs2) = (f.funct7() >> 2, f.funct3(), f.rs2());
-    let rounded = |pair: Pair| {
-        Some(Op::new(pair[format], f.rd_raw(), f.rs1(), rs2, rounds(f)?))
-    };
+    let rounded = |pair: Pair| Some(Op::new(pair[format], f.rd_raw(), f.rs1(), rs2, rounds(f)?));
     // Result in a float register, no rounding.
     let exact = |pair: Pair| Some(Op::new(pair[format], f.rd_raw(), f.rs1(), rs2, 0));
     // Result in an integer register, no rounding.

@@ -52,7 +52,12 @@ impl Cpu {
 
     /// Stops because a translation failed.
     #[cold]
-    pub(crate) fn fault<T>(&mut self, address: u64, access: Access, fault: Fault) -> Result<T, Halt> {
+    pub(crate) fn fault<T>(
+        &mut self,
+        address: u64,
+        access: Access,
+        fault: Fault,
+    ) -> Result<T, Halt> {
         match fault {
             Fault::Page => self.trap(code(access, true), address),
             Fault::Access => self.trap(code(access, false), address),

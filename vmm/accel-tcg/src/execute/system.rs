@@ -33,7 +33,8 @@ pub(super) fn execute(cpu: &mut Cpu, op: &Op) -> Result<Flow, Halt> {
         Code::Wfi if supervisor => {
             cpu.check_timer();
             if cpu.pending() & cpu.csr.sie == 0 {
-                let armed = cpu.timer != u64::MAX && cpu.csr.sie & crate::csr::interrupt::TIMER != 0;
+                let armed =
+                    cpu.timer != u64::MAX && cpu.csr.sie & crate::csr::interrupt::TIMER != 0;
                 let until = armed.then_some(cpu.timer);
                 return cpu.completed(VmExit::WaitForInterrupt { until });
             }

@@ -99,35 +99,18 @@ impl Term {
 /// one leading bit cancels; when they differ by less, the operands' unused low bits (at least 19)
 /// take the shift and nothing is lost.
 fn sum<F: Format>(x: Term, y: Term, rm: Rounding, flags: &mut Flags) -> u64 {
-    let (large, small) = if x.exponent >= y.exponent {
-        (x, y)
-    } else {
-        (y, x)
-    };
+    let (large, small) = if x.exponent >= y.exponent { (x, y) } else { (y, x) };
     let aligned = shift_right_sticky(small.significand, large.exponent.abs_diff(small.exponent));
     if large.negative == small.negative {
         let significand = large.significand + aligned;
-        return Term {
-            significand,
-            ..large
-        }
-        .round::<F>(rm, flags);
+        return Term { significand, ..large }.round::<F>(rm, flags);
     }
-    let negative = if large.significand >= aligned {
-        large.negative
-    } else {
-        small.negative
-    };
+    let negative = if large.significand >= aligned { large.negative } else { small.negative };
     let significand = large.significand.abs_diff(aligned);
     if significand == 0 {
         return zero_sum::<F>(true, false, rm);
     }
-    Term {
-        negative,
-        significand,
-        ..large
-    }
-    .round::<F>(rm, flags)
+    Term { negative, significand, ..large }.round::<F>(rm, flags)
 }
 
 /// `a * b`.
@@ -226,10 +209,8 @@ pub(super) fn fused_multiply_add<F: Format>(
     rm: Rounding,
     flags: &mut Flags,
 ) -> u64 {
-    host::attempt::<F, 3>([a, b, c], rm, *flags, |[a, b, c]| {
-        F::host_multiply_add(a, b, c)
-    })
-    .unwrap_or_else(|| fused_exactly::<F>(a, b, c, rm, flags))
+    host::attempt::<F, 3>([a, b, c], rm, *flags, |[a, b, c]| F::host_multiply_add(a, b, c))
+        .unwrap_or_else(|| fused_exactly::<F>(a, b, c, rm, flags))
 }
 
 fn fused_exactly<F: Format>(a: u64, b: u64, c: u64, rm: Rounding, flags: &mut Flags) -> u64 {

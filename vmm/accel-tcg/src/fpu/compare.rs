@@ -8,11 +8,7 @@ use super::round::Flags;
 fn order<F: Format>(bits: u64) -> i64 {
     // A magnitude has 63 bits at most.
     let magnitude = (bits & !F::SIGN) as i64;
-    if bits & F::SIGN != 0 {
-        !magnitude
-    } else {
-        magnitude
-    }
+    if bits & F::SIGN != 0 { !magnitude } else { magnitude }
 }
 
 #[inline]

@@ -52,11 +52,7 @@ pub(super) fn to_integer<F: Format>(
 /// The number rounded to an integer, and whether that changed it. Exact below 2^64; something far
 /// outside every integer type above.
 fn integer_part(value: Finite, rm: Rounding) -> (i128, bool) {
-    let Finite {
-        negative,
-        exponent,
-        significand,
-    } = value;
+    let Finite { negative, exponent, significand } = value;
     let magnitude: i128;
     let rest: u64;
     if exponent > 63 {
@@ -83,10 +79,7 @@ pub(super) fn from_integer<F: Format>(value: i128, rm: Rounding, flags: &mut Fla
     debug_assert!(magnitude <= u128::from(u64::MAX), "{value}");
     let word = magnitude as u64;
     let shift = word.leading_zeros();
-    let value = Finite {
-        negative: value < 0,
-        exponent: 63 - shift as i32,
-        significand: word << shift,
-    };
+    let value =
+        Finite { negative: value < 0, exponent: 63 - shift as i32, significand: word << shift };
     round::<F>(value, rm, flags)
 }

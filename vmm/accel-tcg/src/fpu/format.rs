@@ -87,9 +87,7 @@ impl Format for Double {
     }
     #[inline]
     fn host_multiply_add(a: u64, b: u64, c: u64) -> u64 {
-        f64::from_bits(a)
-            .mul_add(f64::from_bits(b), f64::from_bits(c))
-            .to_bits()
+        f64::from_bits(a).mul_add(f64::from_bits(b), f64::from_bits(c)).to_bits()
     }
 }
 
@@ -165,11 +163,7 @@ fn unpack_finite<F: Format>(negative: bool, magnitude: u64) -> Finite {
         };
     }
     let fraction = magnitude << (63 - F::FRACTION_BITS);
-    Finite {
-        negative,
-        exponent: stored - F::BIAS,
-        significand: fraction | 1 << 63,
-    }
+    Finite { negative, exponent: stored - F::BIAS, significand: fraction | 1 << 63 }
 }
 
 /// Whether the bits are a signalling NaN.
@@ -199,9 +193,5 @@ pub(super) fn zero<F: Format>(negative: bool) -> u64 {
 /// A magnitude with a sign.
 #[inline]
 pub(super) fn signed<F: Format>(negative: bool, magnitude: u64) -> u64 {
-    if negative {
-        magnitude | F::SIGN
-    } else {
-        magnitude
-    }
+    if negative { magnitude | F::SIGN } else { magnitude }
 }

@@ -39,6 +39,7 @@ macro_rules! operations {
             }
 
             /// The NaN that every invalid operation gives.
+            #[allow(dead_code)] // Doubles need no unboxing, which is what it is for.
             pub(crate) const CANONICAL_NAN: $bits =
                 narrow(<Format as super::format::Format>::CANONICAL_NAN);
 

@@ -132,11 +132,7 @@ fn round_significand<F: Format>(negative: bool, significand: u64, rm: Rounding) 
 /// Rounds an exact result (up to its sticky bit) into the format and raises what that raises.
 #[inline]
 pub(super) fn round<F: Format>(value: Finite, rm: Rounding, flags: &mut Flags) -> u64 {
-    let Finite {
-        negative,
-        exponent,
-        significand,
-    } = value;
+    let Finite { negative, exponent, significand } = value;
     let stored = exponent + F::BIAS;
     if stored < 1 {
         return round_subnormal::<F>(negative, stored, significand, rm, flags);
@@ -187,9 +183,5 @@ fn overflow<F: Format>(negative: bool, rm: Rounding, flags: &mut Flags) -> u64 {
         Rounding::Down => negative,
         Rounding::Up => !negative,
     };
-    if to_infinity {
-        infinity::<F>(negative)
-    } else {
-        signed::<F>(negative, F::MAX_FINITE)
-    }
+    if to_infinity { infinity::<F>(negative) } else { signed::<F>(negative, F::MAX_FINITE) }
 }

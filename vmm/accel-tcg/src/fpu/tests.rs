@@ -6,13 +6,8 @@ use std::primitive::{f32 as Single, f64 as Double};
 
 const NX: Flags = Flags::INEXACT;
 const RNE: Rounding = Rounding::NearestEven;
-const MODES: [Rounding; 5] = [
-    RNE,
-    Rounding::TowardZero,
-    Rounding::Down,
-    Rounding::Up,
-    Rounding::NearestMaxMagnitude,
-];
+const MODES: [Rounding; 5] =
+    [RNE, Rounding::TowardZero, Rounding::Down, Rounding::Up, Rounding::NearestMaxMagnitude];
 
 /// Runs an operation with no flags raised and gives the result and what it raised.
 fn observe<T>(operation: impl FnOnce(&mut Flags) -> T) -> (T, u8) {
@@ -67,15 +62,8 @@ fn an_exact_zero_sum_is_negative_only_when_rounding_down() {
 fn overflow_goes_where_the_mode_says() {
     let max = double(Double::MAX);
     let infinity = double(Double::INFINITY);
-    for (rm, expected) in MODES
-        .into_iter()
-        .zip([infinity, max, max, infinity, infinity])
-    {
-        assert_eq!(
-            observe(|f| f64::add(max, max, rm, f)),
-            (expected, 5),
-            "{rm:?}"
-        );
+    for (rm, expected) in MODES.into_iter().zip([infinity, max, max, infinity, infinity]) {
+        assert_eq!(observe(|f| f64::add(max, max, rm, f)), (expected, 5), "{rm:?}");
     }
 }
 
@@ -88,15 +76,9 @@ fn tininess_is_detected_after_rounding() {
     assert_eq!(observe(|f| f32::mul(least, below_one, RNE, f)), (least, 3));
     // A double just below the least normal single that rounds up to it at full precision: not tiny.
     let double_least = double(Double::from(Single::MIN_POSITIVE));
-    assert_eq!(
-        observe(|f| f64_to_f32(double_least - 1, RNE, f)),
-        (least, 1)
-    );
+    assert_eq!(observe(|f| f64_to_f32(double_least - 1, RNE, f)), (least, 1));
     // Exact subnormals never underflow.
-    assert_eq!(
-        observe(|f| f32::mul(least, single(0.5), RNE, f)),
-        (least >> 1, 0)
-    );
+    assert_eq!(observe(|f| f32::mul(least, single(0.5), RNE, f)), (least >> 1, 0));
 }
 
 #[test]
@@ -113,28 +95,16 @@ fn invalid_operations_give_the_canonical_nan() {
     assert_eq!(observe(|f| f64::sqrt(minus, RNE, f)), (minus, 0));
     assert_eq!(observe(|f| f64::add(QUIET_64, one, RNE, f)), (nan, 0));
     assert_eq!(observe(|f| f64::add(SIGNALLING_64, one, RNE, f)), (nan, 16));
-    assert_eq!(
-        observe(|f| f64::fmadd(infinity, zero, QUIET_64, RNE, f)),
-        (nan, 16)
-    );
-    assert_eq!(
-        observe(|f| f64::fmadd(one, one, QUIET_64, RNE, f)),
-        (nan, 0)
-    );
-    assert_eq!(
-        observe(|f| f64::fmadd(infinity, one, infinity | minus, RNE, f)),
-        (nan, 16)
-    );
+    assert_eq!(observe(|f| f64::fmadd(infinity, zero, QUIET_64, RNE, f)), (nan, 16));
+    assert_eq!(observe(|f| f64::fmadd(one, one, QUIET_64, RNE, f)), (nan, 0));
+    assert_eq!(observe(|f| f64::fmadd(infinity, one, infinity | minus, RNE, f)), (nan, 16));
 }
 
 #[test]
 fn division_by_zero_is_its_own_flag() {
     let (one, minus) = (single(1.0), 1 << 31);
     let infinity = single(Single::INFINITY);
-    assert_eq!(
-        observe(|f| f32::div(one, minus, RNE, f)),
-        (infinity | minus, 8)
-    );
+    assert_eq!(observe(|f| f32::div(one, minus, RNE, f)), (infinity | minus, 8));
     assert_eq!(observe(|f| f32::div(infinity, 0, RNE, f)), (infinity, 0));
 }
 
@@ -207,50 +177,23 @@ fn conversions_to_integers_saturate() {
     assert_eq!(observe(|f| f64::to_i32(double(2.5), RNE, f)), (2, 1));
     assert_eq!(observe(|f| f64::to_i32(double(2.5), MODES[4], f)), (3, 1));
     assert_eq!(observe(|f| f64::to_u32(double(-0.5), rtz, f)), (0, 1));
-    assert_eq!(
-        observe(|f| f64::to_u32(double(-0.5), Rounding::Down, f)),
-        (0, 16)
-    );
-    assert_eq!(
-        observe(|f| f64::to_u32(double(4_294_967_295.5), rtz, f)),
-        (u32::MAX, 1)
-    );
-    assert_eq!(
-        observe(|f| f64::to_u32(double(4_294_967_296.0), rtz, f)),
-        (u32::MAX, 16)
-    );
-    assert_eq!(
-        observe(|f| f64::to_i64(double(Double::NAN), rtz, f)),
-        (i64::MAX, 16)
-    );
+    assert_eq!(observe(|f| f64::to_u32(double(-0.5), Rounding::Down, f)), (0, 16));
+    assert_eq!(observe(|f| f64::to_u32(double(4_294_967_295.5), rtz, f)), (u32::MAX, 1));
+    assert_eq!(observe(|f| f64::to_u32(double(4_294_967_296.0), rtz, f)), (u32::MAX, 16));
+    assert_eq!(observe(|f| f64::to_i64(double(Double::NAN), rtz, f)), (i64::MAX, 16));
     assert_eq!(
         observe(|f| f64::to_i64(double(-9.223_372_036_854_775_808e18), rtz, f)),
         (i64::MIN, 0)
     );
-    assert_eq!(
-        observe(|f| f64::to_u64(double(1.8e19), rtz, f)),
-        (18_000_000_000_000_000_000, 0)
-    );
-    assert_eq!(
-        observe(|f| f32::to_u64(single(Single::NEG_INFINITY), rtz, f)),
-        (0, 16)
-    );
-    assert_eq!(
-        observe(|f| f32::to_i32(single(Single::MIN), rtz, f)),
-        (i32::MIN, 16)
-    );
+    assert_eq!(observe(|f| f64::to_u64(double(1.8e19), rtz, f)), (18_000_000_000_000_000_000, 0));
+    assert_eq!(observe(|f| f32::to_u64(single(Single::NEG_INFINITY), rtz, f)), (0, 16));
+    assert_eq!(observe(|f| f32::to_i32(single(Single::MIN), rtz, f)), (i32::MIN, 16));
 }
 
 #[test]
 fn a_single_becomes_a_double_exactly() {
-    assert_eq!(
-        observe(|f| f32_to_f64(1, f)),
-        (double(Double::from(Single::from_bits(1))), 0)
-    );
-    assert_eq!(
-        observe(|f| f32_to_f64(SIGNALLING_32, f)),
-        (f64::CANONICAL_NAN, 16)
-    );
+    assert_eq!(observe(|f| f32_to_f64(1, f)), (double(Double::from(Single::from_bits(1))), 0));
+    assert_eq!(observe(|f| f32_to_f64(SIGNALLING_32, f)), (f64::CANONICAL_NAN, 16));
 }
 
 /// Bits of either format with all exponents, and the edges, as likely as one another.

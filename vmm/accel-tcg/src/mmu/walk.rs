@@ -20,10 +20,7 @@ pub(crate) enum Fault {
     /// There is no memory where a page table is to be.
     Access,
     /// A page of RAM is not here yet.
-    Missing {
-        page: PageIndex,
-        write: bool,
-    },
+    Missing { page: PageIndex, write: bool },
 }
 
 /// Who asks, and what bends the rules for them.
@@ -185,11 +182,8 @@ fn allowed(entry: u64, access: Access, rules: Rules) -> bool {
         return false;
     }
     let user_page = entry & pte::U != 0;
-    let reachable = if rules.user {
-        user_page
-    } else {
-        !user_page || (rules.sum && access != Access::Fetch)
-    };
+    let reachable =
+        if rules.user { user_page } else { !user_page || (rules.sum && access != Access::Fetch) };
     let wanted = match access {
         Access::Fetch => pte::X,
         Access::Load if rules.mxr => pte::R | pte::X,

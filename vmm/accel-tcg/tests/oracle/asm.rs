@@ -3,14 +3,14 @@
 use crate::item::{branch_offset, jump_offset};
 
 /// Integer registers by number.
-pub type Register = u8;
+pub(crate) type Register = u8;
 
 /// A place in the code, given out before it is known.
 #[derive(Debug, Clone, Copy)]
-pub struct Label(usize);
+pub(crate) struct Label(usize);
 
 /// Code under construction at a fixed address.
-pub struct Assembler {
+pub(crate) struct Assembler {
     base: u64,
     words: Vec<u32>,
     places: Vec<Option<usize>>,
@@ -18,72 +18,72 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    pub fn new(base: u64) -> Self {
+    pub(crate) fn new(base: u64) -> Self {
         Self { base, words: Vec::new(), places: Vec::new(), fixups: Vec::new() }
     }
 
-    pub fn here(&self) -> u64 {
+    pub(crate) fn here(&self) -> u64 {
         self.base + self.words.len() as u64 * 4
     }
 
-    pub fn label(&mut self) -> Label {
+    pub(crate) fn label(&mut self) -> Label {
         self.places.push(None);
         Label(self.places.len() - 1)
     }
 
-    pub fn place(&mut self, label: Label) {
+    pub(crate) fn place(&mut self, label: Label) {
         self.places[label.0] = Some(self.words.len());
     }
 
-    pub fn word(&mut self, word: u32) {
+    pub(crate) fn word(&mut self, word: u32) {
         self.words.push(word);
     }
 
     /// The address of something near, by `auipc; addi`.
-    pub fn la(&mut self, d: Register, address: u64) {
+    pub(crate) fn la(&mut self, d: Register, address: u64) {
         let words = address_of(d, self.here(), address);
         self.words.extend(words);
     }
 
     /// A 32-bit constant, sign-extended, by `lui; addiw`.
-    pub fn li(&mut self, d: Register, value: i32) {
+    pub(crate) fn li(&mut self, d: Register, value: i32) {
         self.words.extend(constant(d, value));
     }
 
-    pub fn ld(&mut self, d: Register, offset: u32, a: Register) {
+    pub(crate) fn ld(&mut self, d: Register, offset: u32, a: Register) {
         self.word(0x3003 | rd(d) | rs1(a) | offset << 20);
     }
 
-    pub fn sd(&mut self, b: Register, offset: u32, a: Register) {
+    pub(crate) fn sd(&mut self, b: Register, offset: u32, a: Register) {
         self.word(0x3023 | rs1(a) | store(b, offset));
     }
 
-    pub fn addi(&mut self, d: Register, a: Register, value: u32) {
+    pub(crate) fn addi(&mut self, d: Register, a: Register, value: u32) {
         self.word(add_immediate(d, a, value));
     }
 
-    pub fn csrw(&mut self, csr: u32, a: Register) {
+    pub(crate) fn csrw(&mut self, csr: u32, a: Register) {
         self.word(write_csr(0, csr, a));
     }
 
-    pub fn csrr(&mut self, d: Register, csr: u32) {
+    pub(crate) fn csrr(&mut self, d: Register, csr: u32) {
         self.word(read_csr(d, csr));
     }
 
     /// `beq a, b, label` and its like, by funct3.
-    pub fn branch(&mut self, funct3: u32, a: Register, b: Register, to: Label) {
+    pub(crate) fn branch(&mut self, funct3: u32, a: Register, b: Register, to: Label) {
         self.fixups.push((self.words.len(), to));
         self.word(0x63 | funct3 << 12 | rs1(a) | rs2(b));
     }
 
     /// `j label`
-    pub fn jump(&mut self, to: Label) {
+    pub(crate) fn jump(&mut self, to: Label) {
         self.fixups.push((self.words.len(), to));
         self.word(0x6f);
     }
 
     /// The code, all labels placed.
-    pub fn finish(mut self) -> Vec<u32> {
+    pub(crate) fn finish(mut self) -> Vec<u32> {
         for (at, label) in self.fixups {
             let target = self.places[label.0].expect("every label is placed");
             let offset = ((target as i64 - at as i64) * 4) as u32;
@@ -96,46 +96,46 @@ impl Assembler {
     }
 }
 
-pub fn rd(register: Register) -> u32 {
+pub(crate) fn rd(register: Register) -> u32 {
     u32::from(register) << 7
 }
 
-pub fn rs1(register: Register) -> u32 {
+pub(crate) fn rs1(register: Register) -> u32 {
     u32::from(register) << 15
 }
 
-pub fn rs2(register: Register) -> u32 {
+pub(crate) fn rs2(register: Register) -> u32 {
     u32::from(register) << 20
 }
 
 /// Source register and offset of an S-type instruction.
-pub fn store(register: Register, offset: u32) -> u32 {
+pub(crate) fn store(register: Register, offset: u32) -> u32 {
     rs2(register) | (offset >> 5 & 0x7f) << 25 | (offset & 0x1f) << 7
 }
 
 /// `addi d, a, value`
-pub fn add_immediate(d: Register, a: Register, value: u32) -> u32 {
+pub(crate) fn add_immediate(d: Register, a: Register, value: u32) -> u32 {
     0x13 | rd(d) | rs1(a) | value << 20
 }
 
 /// `csrrw d, csr, a`
-pub fn write_csr(d: Register, csr: u32, a: Register) -> u32 {
+pub(crate) fn write_csr(d: Register, csr: u32, a: Register) -> u32 {
     0x1073 | rd(d) | rs1(a) | csr << 20
 }
 
 /// `csrr d, csr`
-pub fn read_csr(d: Register, csr: u32) -> u32 {
+pub(crate) fn read_csr(d: Register, csr: u32) -> u32 {
     0x2073 | rd(d) | csr << 20
 }
 
 /// `lui d; addiw d, d` for a sign-extended word.
-pub fn constant(d: Register, value: i32) -> [u32; 2] {
+pub(crate) fn constant(d: Register, value: i32) -> [u32; 2] {
     let (upper, low) = split(value as u32);
     [0x37 | rd(d) | upper, 0x1b | rd(d) | rs1(d) | low << 20]
 }
 
 /// `auipc d; addi d, d` for an address, at `here`.
-pub fn address_of(d: Register, here: u64, address: u64) -> [u32; 2] {
+pub(crate) fn address_of(d: Register, here: u64, address: u64) -> [u32; 2] {
     let (upper, low) = split(address.wrapping_sub(here) as u32);
     [0x17 | rd(d) | upper, add_immediate(d, d, low)]
 }

@@ -5,7 +5,7 @@
 
 /// Extension that an instruction belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
+pub(crate) enum Class {
     Integer,
     Multiply,
     Atomic,
@@ -18,7 +18,7 @@ pub enum Class {
 
 /// Operands of an instruction: which fields the generator fills in, and from where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub(crate) enum Form {
     /// `rd, rs1, rs2`
     Register,
     /// `rd, rs1, imm12`
@@ -78,7 +78,7 @@ pub enum Form {
 
 /// Operands of a compressed instruction. Quoted registers are x8 to x15.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Short {
+pub(crate) enum Short {
     /// CI: `rd != 0`, any six immediate bits
     Immediate,
     /// CI: `rd != 0`, six immediate bits not all zero
@@ -123,12 +123,12 @@ pub enum Short {
 
 /// One instruction.
 #[derive(Debug, Clone, Copy)]
-pub struct Instruction {
-    pub name: &'static str,
-    pub class: Class,
-    pub form: Form,
+pub(crate) struct Instruction {
+    pub(crate) name: &'static str,
+    pub(crate) class: Class,
+    pub(crate) form: Form,
     /// All bits but the operands'.
-    pub base: u32,
+    pub(crate) base: u32,
 }
 
 const fn instruction(name: &'static str, class: Class, form: Form, base: u32) -> Instruction {
@@ -160,7 +160,7 @@ const fn csr(name: &'static str, form: Form, funct3: u32, number: u32) -> Instru
 }
 
 /// Instructions without operands in a floating-point format.
-pub const FIXED: &[Instruction] = &[
+pub(crate) const FIXED: &[Instruction] = &[
     integer("add", Form::Register, op(0x33, 0, 0)),
     integer("sub", Form::Register, op(0x33, 0, 0x20)),
     integer("sll", Form::Register, op(0x33, 1, 0)),
@@ -353,7 +353,7 @@ const MIXED: &[Instruction] = &[
 ];
 
 /// All instructions of the given classes.
-pub fn of_classes(classes: &[Class]) -> Vec<Instruction> {
+pub(crate) fn of_classes(classes: &[Class]) -> Vec<Instruction> {
     let formats = [(Class::Single, 0), (Class::Double, 1 << 25)];
     let floats = formats.iter().flat_map(|&(class, format)| {
         SINGLE.iter().map(move |&(name, form, base)| instruction(name, class, form, base | format))

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 ///
 /// # Panics
 /// With a short program and what differs, when the emulators do not agree.
-pub fn agree(programs: &[Program], seed: u64) {
+pub(crate) fn agree(programs: &[Program], seed: u64) {
     let image = link(programs);
     let expected = match reference::run(&image, programs.len()) {
         Ok(records) => records,

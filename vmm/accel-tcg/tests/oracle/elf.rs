@@ -6,7 +6,7 @@ const PROGRAM_HEADER_BYTES: u64 = 56;
 const SEGMENT_OFFSET: u64 = 0x1000;
 
 /// A static RISC-V executable of one segment (System V ABI, "ELF Header" and "Program Header").
-pub fn executable(base: u64, entry: u64, segment: &[u8]) -> Vec<u8> {
+pub(crate) fn executable(base: u64, entry: u64, segment: &[u8]) -> Vec<u8> {
     let mut file = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let half = |file: &mut Vec<u8>, value: u16| file.extend(value.to_le_bytes());
     let word = |file: &mut Vec<u8>, value: u32| file.extend(value.to_le_bytes());

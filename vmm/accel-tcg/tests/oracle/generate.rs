@@ -60,12 +60,12 @@ struct Generator<'a> {
 }
 
 /// A program of `length` instructions of these classes.
-pub fn program(classes: &[Class], length: usize, random: &mut Random) -> Program {
+pub(crate) fn program(classes: &[Class], length: usize, random: &mut Random) -> Program {
     mixture(&of_classes(classes), length, false, random)
 }
 
 /// A short program of one instruction over and over.
-pub fn drill(instruction: Instruction, length: usize, random: &mut Random) -> Program {
+pub(crate) fn drill(instruction: Instruction, length: usize, random: &mut Random) -> Program {
     let flags_apart = !random.one_in(4);
     mixture(&[instruction], length, flags_apart, random)
 }

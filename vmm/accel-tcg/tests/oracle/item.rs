@@ -5,7 +5,7 @@ use std::fmt;
 
 /// How a piece reaches its target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
+pub(crate) enum Reach {
     /// B-type: conditional branch.
     Branch,
     /// J-type: JAL.
@@ -22,44 +22,44 @@ pub enum Reach {
 
 /// A jump over some of the following pieces, so that removing pieces leaves a valid program.
 #[derive(Debug, Clone, Copy)]
-pub struct Target {
-    pub reach: Reach,
+pub(crate) struct Target {
+    pub(crate) reach: Reach,
     /// Pieces jumped over; fewer at the end of the program.
-    pub skip: usize,
+    pub(crate) skip: usize,
 }
 
 /// A piece.
 #[derive(Debug, Clone)]
-pub struct Item {
+pub(crate) struct Item {
     /// For people, when it is part of a difference.
-    pub text: String,
+    pub(crate) text: String,
     /// The code in 16-bit parcels; jump offsets are zero until [`assemble`].
-    pub parcels: Vec<u16>,
-    pub target: Option<Target>,
+    pub(crate) parcels: Vec<u16>,
+    pub(crate) target: Option<Target>,
 }
 
 impl Item {
-    pub fn new(text: impl Into<String>) -> Self {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
         Self { text: text.into(), parcels: Vec::new(), target: None }
     }
 
-    pub fn word(mut self, word: u32) -> Self {
+    pub(crate) fn word(mut self, word: u32) -> Self {
         self.parcels.extend([word as u16, (word >> 16) as u16]);
         self
     }
 
-    pub fn half(mut self, half: u16) -> Self {
+    pub(crate) fn half(mut self, half: u16) -> Self {
         self.parcels.push(half);
         self
     }
 
-    pub fn jumping(mut self, reach: Reach, skip: usize) -> Self {
+    pub(crate) fn jumping(mut self, reach: Reach, skip: usize) -> Self {
         self.target = Some(Target { reach, skip });
         self
     }
 
     /// Bytes of code.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.parcels.len() * 2
     }
 
@@ -109,12 +109,12 @@ fn bit(value: u32, from: u32, to: u32) -> u32 {
 }
 
 /// Offset bits of a B-type instruction.
-pub fn branch_offset(offset: u32) -> u32 {
+pub(crate) fn branch_offset(offset: u32) -> u32 {
     bit(offset, 12, 31) | (offset >> 5 & 0x3f) << 25 | (offset >> 1 & 0xf) << 8 | bit(offset, 11, 7)
 }
 
 /// Offset bits of a J-type instruction.
-pub fn jump_offset(offset: u32) -> u32 {
+pub(crate) fn jump_offset(offset: u32) -> u32 {
     let middle = offset & 0xff000;
     bit(offset, 20, 31) | (offset >> 1 & 0x3ff) << 21 | bit(offset, 11, 20) | middle
 }
@@ -143,7 +143,7 @@ fn short_branch_offset(offset: u32) -> u16 {
 }
 
 /// The code of a program, with its jumps resolved.
-pub fn assemble(items: &[Item]) -> Vec<u16> {
+pub(crate) fn assemble(items: &[Item]) -> Vec<u16> {
     let mut code = Vec::new();
     for (index, item) in items.iter().enumerate() {
         let mut item = item.clone();

@@ -17,14 +17,14 @@ use crate::asm::{Assembler, write_csr};
 use crate::program::BASE;
 
 /// The supervisor's start.
-pub const SUPERVISOR: u64 = BASE + 0x400;
+pub(crate) const SUPERVISOR: u64 = BASE + 0x400;
 const CONTEXT: u64 = BASE + 0xf00;
 /// Page of the probe's instructions.
-pub const CODE: u64 = BASE + 0x1000;
+pub(crate) const CODE: u64 = BASE + 0x1000;
 /// Page for data.
-pub const SCRATCH: u64 = BASE + 0x2000;
+pub(crate) const SCRATCH: u64 = BASE + 0x2000;
 /// What registers hold by default: every 12-bit offset from it stays off the page tables.
-pub const DATA: u64 = SCRATCH + 0x7f0;
+pub(crate) const DATA: u64 = SCRATCH + 0x7f0;
 const TABLE_3: u64 = BASE + 0x3000;
 const TABLE_2: u64 = BASE + 0x4000;
 const TABLE_1: u64 = BASE + 0x5000;
@@ -35,61 +35,61 @@ const TEST_DEVICE: i32 = 0x10_0000;
 const POWER_OFF: i32 = 0x5555;
 
 /// `satp` for three and four levels.
-pub const SV39: u64 = 8 << 60 | TABLE_2 >> 12;
+pub(crate) const SV39: u64 = 8 << 60 | TABLE_2 >> 12;
 /// `satp` for four levels.
-pub const SV48: u64 = 9 << 60 | TABLE_3 >> 12;
+pub(crate) const SV48: u64 = 9 << 60 | TABLE_3 >> 12;
 /// Address translated by the entries under test, under Sv39 and, with all four, under Sv48.
-pub const TESTED_39: u64 = 64 << 30;
+pub(crate) const TESTED_39: u64 = 64 << 30;
 /// As [`TESTED_39`], through the root entry under test.
-pub const TESTED_48: u64 = 1 << 39 | TESTED_39;
+pub(crate) const TESTED_48: u64 = 1 << 39 | TESTED_39;
 /// User-mode alias of [`BASE`].
-pub const USER: u64 = 65 << 30;
+pub(crate) const USER: u64 = 65 << 30;
 
 const SLOTS: [u64; 4] = [TABLE_3 + 8, TABLE_2 + 64 * 8, TABLE_1, TABLE_0];
 
 /// Page table entry bits.
-pub mod pte {
-    pub const V: u64 = 1;
-    pub const R: u64 = 2;
-    pub const W: u64 = 4;
-    pub const X: u64 = 8;
-    pub const U: u64 = 16;
-    pub const G: u64 = 32;
-    pub const A: u64 = 64;
-    pub const D: u64 = 128;
+pub(crate) mod pte {
+    pub(crate) const V: u64 = 1;
+    pub(crate) const R: u64 = 2;
+    pub(crate) const W: u64 = 4;
+    pub(crate) const X: u64 = 8;
+    pub(crate) const U: u64 = 16;
+    pub(crate) const G: u64 = 32;
+    pub(crate) const A: u64 = 64;
+    pub(crate) const D: u64 = 128;
 
     /// An entry for a physical address.
-    pub const fn to(address: u64, bits: u64) -> u64 {
+    pub(crate) const fn to(address: u64, bits: u64) -> u64 {
         address >> 12 << 10 | bits
     }
 }
 
 /// One probe.
 #[derive(Debug, Clone)]
-pub struct Probe {
-    pub name: String,
-    pub code: [u32; 4],
-    pub satp: u64,
-    pub sstatus: u64,
+pub(crate) struct Probe {
+    pub(crate) name: String,
+    pub(crate) code: [u32; 4],
+    pub(crate) satp: u64,
+    pub(crate) sstatus: u64,
     /// Entries under test: of the Sv48 root, the Sv39 root, and the two levels below.
-    pub tables: [u64; 4],
-    pub pc: u64,
+    pub(crate) tables: [u64; 4],
+    pub(crate) pc: u64,
     /// What all registers hold.
-    pub value: u64,
+    pub(crate) value: u64,
 }
 
 /// `ebreak`
 const EBREAK: u32 = 0x0010_0073;
 /// SPP: the probe runs in supervisor mode.
-pub const SUPERVISOR_MODE: u64 = 1 << 8;
+pub(crate) const SUPERVISOR_MODE: u64 = 1 << 8;
 /// FS: initial.
-pub const FLOAT_INITIAL: u64 = 1 << 13;
+pub(crate) const FLOAT_INITIAL: u64 = 1 << 13;
 const ENTRY_BYTES: u64 = 11 * 8;
 const LOG_BYTES: u64 = 6 * 8;
 
 impl Probe {
     /// Instructions, ended by EBREAK, without translation, in supervisor mode.
-    pub fn new(name: impl Into<String>, instructions: &[u32]) -> Self {
+    pub(crate) fn new(name: impl Into<String>, instructions: &[u32]) -> Self {
         let mut code = [EBREAK; 4];
         code[..instructions.len()].copy_from_slice(instructions);
         Self {
@@ -104,12 +104,12 @@ impl Probe {
     }
 
     /// Entries that lead down to the last level.
-    pub fn links() -> [u64; 4] {
+    pub(crate) fn links() -> [u64; 4] {
         [TABLE_2, TABLE_1, TABLE_0, SCRATCH].map(|table| pte::to(table, pte::V))
     }
 
     /// In user mode, through the alias.
-    pub fn in_user_mode(mut self) -> Self {
+    pub(crate) fn in_user_mode(mut self) -> Self {
         self.sstatus &= !SUPERVISOR_MODE;
         self.pc = self.pc - BASE + USER;
         if self.satp == 0 {
@@ -131,14 +131,14 @@ impl Probe {
 
 /// What the supervisor saw when a probe trapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Observation {
-    pub cause: u64,
-    pub pc: u64,
-    pub value: u64,
-    pub a1: u64,
-    pub sstatus: u64,
+pub(crate) struct Observation {
+    pub(crate) cause: u64,
+    pub(crate) pc: u64,
+    pub(crate) value: u64,
+    pub(crate) a1: u64,
+    pub(crate) sstatus: u64,
     /// The leaf entry under test, afterwards.
-    pub leaf: u64,
+    pub(crate) leaf: u64,
 }
 
 impl Observation {
@@ -165,7 +165,7 @@ fn log_end(count: usize) -> u64 {
 }
 
 /// Memory from [`BASE`] on, for a table of probes; both starts, room for the log.
-pub fn image(probes: &[Probe]) -> Vec<u8> {
+pub(crate) fn image(probes: &[Probe]) -> Vec<u8> {
     let count = probes.len();
     let mut memory = vec![0; (log_end(count) - BASE) as usize];
     let mut put = |address: u64, bytes: &[u8]| {
@@ -198,18 +198,18 @@ pub fn image(probes: &[Probe]) -> Vec<u8> {
 }
 
 /// The observations in memory after a run.
-pub fn observations(memory: &[u8], count: usize) -> Vec<Observation> {
+pub(crate) fn observations(memory: &[u8], count: usize) -> Vec<Observation> {
     let log = (log_address(count) - BASE) as usize..(log_end(count) - BASE) as usize;
     decode_log(&memory[log])
 }
 
 /// The observations of a log by itself.
-pub fn decode_log(log: &[u8]) -> Vec<Observation> {
+pub(crate) fn decode_log(log: &[u8]) -> Vec<Observation> {
     log.chunks_exact(LOG_BYTES as usize).map(Observation::decode).collect()
 }
 
 /// Bytes of the log.
-pub fn log_bytes(count: usize) -> usize {
+pub(crate) fn log_bytes(count: usize) -> usize {
     count * LOG_BYTES as usize
 }
 

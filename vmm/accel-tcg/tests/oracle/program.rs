@@ -13,30 +13,30 @@ use crate::item::{Item, assemble};
 use std::ops::Range;
 
 /// Guest address of the image: the start of RAM on the board, unused in a Linux process.
-pub const BASE: u64 = 0x8000_0000;
+pub(crate) const BASE: u64 = 0x8000_0000;
 /// Entry for a Linux process; for a bare machine it is [`BASE`].
-pub const USER_ENTRY: u64 = BASE + 0x40;
+pub(crate) const USER_ENTRY: u64 = BASE + 0x40;
 /// Bytes that programs may load from and store to.
-pub const SCRATCH_BYTES: usize = 1024;
+pub(crate) const SCRATCH_BYTES: usize = 1024;
 /// The `a7` that the bare machine's trap handler passes on; its arguments are scause, sepc, stval.
-pub const TRAP_CALL: u64 = 0x7ff;
+pub(crate) const TRAP_CALL: u64 = 0x7ff;
 
 const HANDLER: u64 = BASE + 0x80;
 const FINISH: u64 = BASE + 0x100;
 const RECORDS: u64 = BASE + 0x1000;
 const REGISTER_BYTES: usize = (32 + 32 + 1) * 8;
 /// Bytes of a record.
-pub const RECORD_BYTES: usize = REGISTER_BYTES + SCRATCH_BYTES;
+pub(crate) const RECORD_BYTES: usize = REGISTER_BYTES + SCRATCH_BYTES;
 /// Some writable register of the stubs.
 const T0: u8 = 5;
 
 /// Registers and scratch area before or after a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State {
-    pub x: [u64; 32],
-    pub f: [u64; 32],
-    pub fcsr: u64,
-    pub scratch: [u64; SCRATCH_BYTES / 8],
+pub(crate) struct State {
+    pub(crate) x: [u64; 32],
+    pub(crate) f: [u64; 32],
+    pub(crate) fcsr: u64,
+    pub(crate) scratch: [u64; SCRATCH_BYTES / 8],
 }
 
 impl Default for State {
@@ -52,7 +52,7 @@ impl State {
     }
 
     /// From a record.
-    pub fn decode(record: &[u8]) -> Self {
+    pub(crate) fn decode(record: &[u8]) -> Self {
         let words =
             record.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap()));
         let words: Vec<u64> = words.collect();
@@ -70,16 +70,16 @@ impl State {
 
 /// One random program with what it starts from.
 #[derive(Debug, Clone)]
-pub struct Program {
-    pub items: Vec<Item>,
-    pub state: State,
+pub(crate) struct Program {
+    pub(crate) items: Vec<Item>,
+    pub(crate) state: State,
     /// Registers that point into the scratch area, with their offsets; the first is the home.
-    pub pointers: Vec<(u8, u32)>,
+    pub(crate) pointers: Vec<(u8, u32)>,
 }
 
 impl Program {
     /// The same start, fewer pieces.
-    pub fn without(&self, removed: Range<usize>) -> Self {
+    pub(crate) fn without(&self, removed: Range<usize>) -> Self {
         let mut shorter = self.clone();
         shorter.items.drain(removed);
         shorter
@@ -100,10 +100,10 @@ impl Program {
 }
 
 /// Programs in memory.
-pub struct Image {
-    pub bytes: Vec<u8>,
+pub(crate) struct Image {
+    pub(crate) bytes: Vec<u8>,
     /// Code addresses of each program.
-    pub code: Vec<Range<u64>>,
+    pub(crate) code: Vec<Range<u64>>,
 }
 
 fn record_address(index: usize) -> u64 {
@@ -115,13 +115,13 @@ fn scratch_of(record: u64) -> u64 {
 }
 
 /// Where the records of `count` programs lie in the image.
-pub fn records(count: usize) -> Range<usize> {
+pub(crate) fn records(count: usize) -> Range<usize> {
     let start = (RECORDS - BASE) as usize;
     start..start + count * RECORD_BYTES
 }
 
 /// Puts programs together.
-pub fn link(programs: &[Program]) -> Image {
+pub(crate) fn link(programs: &[Program]) -> Image {
     let mut image = Image { bytes: Vec::new(), code: Vec::new() };
     image.bytes.resize((RECORDS - BASE) as usize, 0);
     for (index, program) in programs.iter().enumerate() {
@@ -191,7 +191,7 @@ impl Image {
             0x0030_2073 | rd(spare), // frcsr
             0x3023 | rs1(home) | store(spare, slot(64)),
         ]);
-        if self.bytes.len() % 4 != 0 {
+        if !self.bytes.len().is_multiple_of(4) {
             self.bytes.extend(0x0001u16.to_le_bytes()); // c.nop
         }
     }

@@ -11,26 +11,27 @@ use std::process::{Command, Stdio};
 ///
 /// # Panics
 /// When it is nowhere: a test without its oracle proves nothing.
-pub fn emulator(variable: &str, name: &str) -> PathBuf {
+pub(crate) fn emulator(variable: &str, name: &str) -> PathBuf {
     if let Some(path) = std::env::var_os(variable) {
         return PathBuf::from(path);
     }
     let on_path = std::env::var_os("PATH").unwrap_or_default();
-    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/bin");
+    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache");
+    let cached = ["bin", "qemu/bin", "qemu/usr/bin"].map(|folder| cache.join(folder));
     std::env::split_paths(&on_path)
-        .chain([cache])
+        .chain(cached)
         .map(|folder| folder.join(name))
         .find(|candidate| candidate.is_file())
         .unwrap_or_else(|| {
             panic!(
-                "{name} not found in {variable}, on PATH or in .cache/bin: \
-                 `cargo xtask deps` fetches it"
+                "{name} not found in {variable}, on PATH or under .cache: \
+                 the comparison needs QEMU 9 or later"
             )
         })
 }
 
 /// The records of `count` programs after a run; `Err` with QEMU's words when it did not end well.
-pub fn run(image: &Image, count: usize) -> Result<Vec<u8>, String> {
+pub(crate) fn run(image: &Image, count: usize) -> Result<Vec<u8>, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("programs");
     std::fs::write(&path, elf::executable(BASE, USER_ENTRY, &image.bytes)).unwrap();

@@ -13,9 +13,9 @@ use umem_memory::{Backend, GuestAddress, GuestRam, PageSize, RamBlockSpec, RamLa
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How a run ended that should have ended otherwise.
-pub struct Stop {
+pub(crate) struct Stop {
     /// Where.
-    pub address: u64,
+    pub(crate) address: u64,
     reason: String,
 }
 
@@ -58,7 +58,7 @@ fn first_exit(hart: &mut Hart) -> VmExit {
 }
 
 /// Memory after a run of programs.
-pub fn run(image: &Image) -> Result<Vec<u8>, Stop> {
+pub(crate) fn run(image: &Image) -> Result<Vec<u8>, Stop> {
     let bytes = (image.bytes.len() as u64).next_multiple_of(4096);
     let (ram, mut hart) = load(&image.bytes, bytes);
     hart.boot(BASE, 0);
@@ -77,7 +77,7 @@ pub fn run(image: &Image) -> Result<Vec<u8>, Stop> {
 }
 
 /// What our supervisor saw.
-pub fn probe(probes: &[Probe]) -> Vec<Observation> {
+pub(crate) fn probe(probes: &[Probe]) -> Vec<Observation> {
     let image = probe::image(probes);
     // As much as QEMU's board is given: addresses behind it must be no RAM on both.
     let (ram, mut hart) = load(&image, 256 << 20);

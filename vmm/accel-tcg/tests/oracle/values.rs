@@ -65,7 +65,7 @@ const SINGLE_EDGES: [u32; 19] = [
 ];
 
 /// An integer register's value.
-pub fn integer(random: &mut Random) -> u64 {
+pub(crate) fn integer(random: &mut Random) -> u64 {
     match random.below(6) {
         0 | 1 => *random.pick(&INTEGER_EDGES),
         2 => 1u64 << random.below(64),
@@ -76,7 +76,7 @@ pub fn integer(random: &mut Random) -> u64 {
 }
 
 /// A floating-point register's 64 bits: a double, a boxed single, or, rarely, neither.
-pub fn float(random: &mut Random) -> u64 {
+pub(crate) fn float(random: &mut Random) -> u64 {
     match random.below(16) {
         0 => random.word(),
         1..=7 => 0xffff_ffff_0000_0000 | u64::from(single(random)),
@@ -107,6 +107,6 @@ fn single(random: &mut Random) -> u32 {
 }
 
 /// Eight bytes of the scratch area: anything a load could want.
-pub fn memory(random: &mut Random) -> u64 {
+pub(crate) fn memory(random: &mut Random) -> u64 {
     if random.one_in(2) { integer(random) } else { float(random) }
 }
