@@ -134,24 +134,27 @@ impl Apt {
         debs(&archives)
     }
 
-    /// Downloads the package and all that it needs and this machine lacks. Gives the files.
+    /// Downloads the packages and all that they need and this machine lacks. Gives the files.
     pub(crate) fn download_with_dependencies(
         &self,
-        package: &str,
+        packages: &[&str],
         suite: &str,
     ) -> Result<Vec<PathBuf>> {
         let archives = self.folder.join("archives");
         clear_debs(&archives)?;
-        run::output(self.apt("apt-get").args([
-            "-q",
-            "install",
-            "-y",
-            "--download-only",
-            "--no-install-recommends",
-            "-t",
-            suite,
-            package,
-        ]))?;
+        run::output(
+            self.apt("apt-get")
+                .args([
+                    "-q",
+                    "install",
+                    "-y",
+                    "--download-only",
+                    "--no-install-recommends",
+                    "-t",
+                    suite,
+                ])
+                .args(packages),
+        )?;
         debs(&archives)
     }
 
@@ -208,6 +211,9 @@ fn clear_debs(folder: &Path) -> Result<()> {
 
 /// The Debian mirror that the machine's own sources name.
 fn mirror() -> Result<String> {
+    if let Ok(mirror) = std::env::var("UMEM_DEBIAN_MIRROR") {
+        return Ok(mirror);
+    }
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
     if let Ok(folder) = fs::read_dir("/etc/apt/sources.list.d") {
         files.extend(folder.flatten().map(|entry| entry.path()));
@@ -218,7 +224,7 @@ fn mirror() -> Result<String> {
         .filter(|file| file.extension().is_some_and(|end| end == "list" || end == "sources"))
         .filter_map(|file| fs::read_to_string(file).ok())
         .find_map(|text| mirror_in(&text))
-        .ok_or_else(|| anyhow!("the machine's apt sources name no Debian mirror"))
+        .ok_or_else(|| anyhow!("the machine's apt sources name no Debian mirror; set UMEM_DEBIAN_MIRROR to one's URL"))
 }
 
 fn mirror_in(text: &str) -> Option<String> {

@@ -3,9 +3,13 @@
 mod apt;
 mod cpio;
 mod guest;
+mod layers;
+mod lint;
 mod linux;
 mod paths;
+mod qemu;
 mod run;
+mod test;
 
 use std::process::ExitCode;
 
@@ -21,6 +25,18 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Everything that CI runs: lint and test
+    Ci,
+    /// Format, clippy, documentation, layers, the guest's image
+    Lint,
+    /// Make ready what tests need, and run all tests
+    Test {
+        /// Passed on to cargo test, for example: -- --nocapture
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Find or fetch QEMU's riscv64 emulators and say where they are
+    Qemu,
     /// Build the guests: the test guest's image in the repository, and Linux in guest/out
     Guest {
         /// Only check that the image in the repository is what its source gives
@@ -44,6 +60,20 @@ fn main() -> ExitCode {
 
 fn perform(task: Task) -> Result<()> {
     match task {
+        Task::Ci => {
+            lint::all()?;
+            test::all(&[])
+        }
+        Task::Lint => lint::all(),
+        Task::Test { arguments } => test::all(&arguments),
+        Task::Qemu => {
+            let emulators = qemu::ensure()?;
+            let programs = [&emulators.user, &emulators.system];
+            for (program, version) in programs.into_iter().zip(qemu::versions(&emulators)?) {
+                println!("{} ({version})", program.display());
+            }
+            Ok(())
+        }
         Task::Guest { check: true, .. } => guest::check(),
         Task::Guest { only, .. } => {
             let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);

@@ -76,3 +76,8 @@ fn shown(command: &Command) -> String {
     }
     line
 }
+
+/// The cargo that started us.
+pub(crate) fn cargo() -> std::ffi::OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
