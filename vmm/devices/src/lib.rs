@@ -15,6 +15,7 @@ mod plic;
 mod rtc;
 mod sifive_test;
 mod uart;
+mod virtio;
 
 pub use bus::{Bus, BusError, MmioDevice};
 pub use lifecycle::{Busy, Lifecycle};
@@ -24,3 +25,9 @@ pub use plic::{Plic, PlicConfig, SavedPlic};
 pub use rtc::{GoldfishRtc, SavedRtc, WallClock};
 pub use sifive_test::{SifiveTest, TestRequest};
 pub use uart::{SavedUart, Uart};
+pub use virtio::{
+    Absent, AllPresent, Buffers, Chain, ConfigSpace, Disk, DiskError, EmptySlot, GuestRange,
+    PresentPages, Progress, QueueError, Requests, SavedQueue, SavedVirtioBlk, SavedVirtioConsole,
+    SavedVirtioMmio, SavedVirtioRng, TransportHandle, VirtioBlk, VirtioConsole, VirtioDevice,
+    VirtioMmio, VirtioRng,
+};

@@ -9,6 +9,9 @@ use vm_memory::{Bytes, GuestMemory, Permissions, VolatileSlice};
 
 const DESCRIPTOR_BYTES: u64 = size_of::<Descriptor>() as u64;
 
+/// Most bytes of a chain.
+const MOST_BYTES: u64 = 1 << 32;
+
 /// A slice of guest memory with its dirty bitmap.
 pub(crate) type RamSlice<'a> = VolatileSlice<'a, BS<'a, <Ram as GuestMemory>::Bitmap>>;
 
@@ -200,6 +203,12 @@ impl Chain {
                 return Err(QueueError::broken(text));
             }
             chain.add(ram, descriptor)?;
+            let bytes = chain.readable.bytes + chain.writable.bytes;
+            // Section 2.7.5.2. It also bounds what one request can ask for.
+            if bytes > MOST_BYTES {
+                let text = format!("chain at {head} has {bytes} bytes, {MOST_BYTES} at most");
+                return Err(QueueError::broken(text));
+            }
             if !descriptor.has_next() {
                 break;
             }

@@ -69,8 +69,11 @@ pub trait VirtioDevice: SaveRestore + Send + 'static {
     ///
     /// # Errors
     /// Those of [`Requests`], passed on.
-    fn process(&mut self, queue: usize, requests: &mut Requests<'_>)
-    -> Result<Progress, QueueError>;
+    fn process(
+        &mut self,
+        queue: usize,
+        requests: &mut Requests<'_>,
+    ) -> Result<Progress, QueueError>;
 
     /// The worker rests; what the device does beside it comes to rest as well.
     fn quiesce(&mut self, deadline: Instant) {

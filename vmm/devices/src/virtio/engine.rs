@@ -25,7 +25,11 @@ pub(super) struct Engine<D> {
 impl<D: VirtioDevice> Engine<D> {
     /// Does what the kicked queues hold. The queues that are to be looked at again, and the error
     /// after which the device needs a reset.
-    pub(super) fn serve(&mut self, kicked: u64, around: &Surroundings<'_>) -> (u64, Option<String>) {
+    pub(super) fn serve(
+        &mut self,
+        kicked: u64,
+        around: &Surroundings<'_>,
+    ) -> (u64, Option<String>) {
         let mut again = 0;
         for number in 0..self.queues.len().min(u64::BITS as usize) {
             let bit = 1 << number;

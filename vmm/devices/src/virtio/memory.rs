@@ -3,7 +3,7 @@
 use umem_memory::GuestAddress;
 
 /// Guest RAM in the form that virtio-queue works on.
-pub(crate) type Ram = vm_memory::GuestMemoryMmap<()>;
+pub(crate) type Ram = umem_memory::GuestMemory;
 
 /// A range of guest physical addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

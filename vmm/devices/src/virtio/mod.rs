@@ -28,9 +28,9 @@ mod worker;
 #[cfg(test)]
 mod testing;
 
-pub use blk::{Disk, DiskConfig, DiskError, SavedVirtioBlk, VirtioBlk};
+pub use blk::{Disk, DiskError, SavedVirtioBlk, VirtioBlk};
 pub use chain::{Buffers, Chain};
-pub use console::{ConsoleInput, SavedVirtioConsole, VirtioConsole};
+pub use console::{SavedVirtioConsole, VirtioConsole};
 pub use device::{ConfigSpace, Progress, TransportHandle, VirtioDevice};
 pub use memory::{Absent, AllPresent, GuestRange, PresentPages};
 pub use mmio::{EmptySlot, SavedQueue, SavedVirtioMmio, VirtioMmio};

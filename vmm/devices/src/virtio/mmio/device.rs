@@ -41,7 +41,10 @@ pub struct VirtioMmio<D: VirtioDevice> {
 impl<D: VirtioDevice> std::fmt::Debug for VirtioMmio<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let registers = self.core.transport(|transport| transport.clone());
-        f.debug_struct("VirtioMmio").field("name", &self.name).field("registers", &registers).finish()
+        f.debug_struct("VirtioMmio")
+            .field("name", &self.name)
+            .field("registers", &registers)
+            .finish()
     }
 }
 
@@ -57,10 +60,10 @@ impl<D: VirtioDevice> VirtioMmio<D> {
     pub fn new(
         name: &str,
         device: D,
+        ram: Ram,
         line: Arc<dyn InterruptLine>,
-        ram: &Ram,
         present: Arc<dyn PresentPages>,
-    ) -> io::Result<Self> {
+    ) -> io::Result<Arc<Self>> {
         let sizes = device.queue_sizes();
         assert!(sizes.len() <= 64, "{} queues", sizes.len());
         assert!(sizes.iter().all(|size| size.is_power_of_two()), "queues of {sizes:?}");
@@ -68,13 +71,14 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         let transport = Transport::new(D::ID, device.features(), sizes);
         let queues = sizes.iter().map(|_| None).collect();
         let engine = Engine { device, queues, indirect: false };
-        let core = Arc::new(Core::new(engine, transport, line, present, ram.clone()));
-        let transporting: Weak<dyn Transporting> = Arc::<Core<D>>::downgrade(&core);
+        let core = Arc::new(Core::new(engine, transport, line, present, ram));
+        let weak = Arc::downgrade(&core);
+        let transporting: Weak<dyn Transporting> = weak;
         core.exclusive(|engine| engine.device.connect(TransportHandle(transporting)));
         let worker = core.clone();
         // Not joined: a system call on a disk may take for ever. It ends with the device otherwise.
         std::thread::Builder::new().name(name.to_owned()).spawn(move || worker.work())?;
-        Ok(Self { name: name.to_owned(), core, config })
+        Ok(Arc::new(Self { name: name.to_owned(), core, config }))
     }
 
     /// DRIVER_OK: the queues go to the engine.
