@@ -1,6 +1,6 @@
 //! The commands of `umem` and how they end.
 
-use crate::vm;
+use crate::{demo, vm};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -21,12 +21,15 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
         options: Vec<String>,
     },
+    /// Move a guest that checks its own memory between two VMs on this host, by pure postcopy
+    Demo(demo::Options),
 }
 
 /// Runs the command that the arguments name. Its status: 0 done, 1 failed, 2 wrong arguments.
 pub(crate) fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Vm { options } => vm::main(&options),
+        Command::Demo(options) => demo::main(&options),
     }
 }
 

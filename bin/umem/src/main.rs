@@ -2,6 +2,7 @@
 
 mod cli;
 mod console;
+mod demo;
 mod launch;
 mod log;
 mod vm;

@@ -11,6 +11,7 @@ mod tests;
 use crate::cli;
 use parse::{Asked, parse};
 use std::process::ExitCode;
+pub(crate) use values::memory as memory_size;
 
 /// Runs `umem vm` with these options.
 pub(crate) fn main(arguments: &[String]) -> ExitCode {

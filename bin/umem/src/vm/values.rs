@@ -56,7 +56,7 @@ pub(super) fn accelerator(draft: &mut Draft, names: &str) -> Result<(), String> 
 }
 
 /// Bytes of `1G`, `512M`, `size=1024`; a bare number counts MiB.
-pub(super) fn memory(text: &str) -> Result<u64, String> {
+pub(crate) fn memory(text: &str) -> Result<u64, String> {
     let wrong = || format!("'{text}' is no size; use 1G, 512M or a number of MiB");
     let size = text.strip_prefix("size=").unwrap_or(text);
     let digits = size.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());

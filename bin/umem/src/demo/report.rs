@@ -1,0 +1,187 @@
+//! What a demo found out, as text and as JSON.
+
+use super::protocol::Verdict;
+use super::qmp::{Faults, Status};
+use super::series::Window;
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+use std::fmt::Write as _;
+
+/// Pages that arrived, by what brought them.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct PageReport {
+    pub(super) demand: u64,
+    pub(super) prefault: u64,
+    pub(super) background: u64,
+    /// Of all of these, pages of one repeated byte.
+    pub(super) zero: u64,
+    pub(super) total: u64,
+}
+
+/// Parts of the downtime, in their order.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Phases(pub(super) Vec<(String, f64)>);
+
+impl Serialize for Phases {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (name, ms) in &self.0 {
+            map.serialize_entry(name, ms)?;
+        }
+        map.end()
+    }
+}
+
+/// The whole outcome. Times in milliseconds unless the name says otherwise.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    /// The guest found all its memory well, and both ends agree that all pages arrived.
+    pub(super) verified: bool,
+    pub(super) mode: String,
+    pub(super) guest: &'static str,
+    pub(super) memory_bytes: u64,
+    pub(super) dirty_rate: u64,
+    pub(super) seed: u64,
+    pub(super) downtime_ms: f64,
+    pub(super) total_ms: f64,
+    pub(super) drain_ms: Option<f64>,
+    /// Longest time between two heartbeats as the host heard them, from the start of the migration.
+    pub(super) heartbeat_gap_ms: f64,
+    /// The same between the last of the source and the first of the destination.
+    pub(super) heartbeat_gap_switch_ms: Option<f64>,
+    /// Longest by the guest's own clock.
+    pub(super) heartbeat_gap_guest_ms: f64,
+    pub(super) fault_us: Faults,
+    pub(super) pages: PageReport,
+    pub(super) wire_bytes: u64,
+    pub(super) rate_100ms: Vec<Window>,
+    pub(super) phases_ms: Phases,
+    pub(super) verdict: Verdict,
+    /// Both ends' own words.
+    pub(super) source: Value,
+    pub(super) destination: Value,
+}
+
+/// Both ends say that the migration is complete, and that all pages arrived as they were.
+pub(super) fn ends_agree(source: &Status, destination: &Status) -> bool {
+    let done = |end: &Status| end.phase == "completed" && end.verified;
+    done(source) && done(destination) && source.digest == destination.digest
+}
+
+/// The downtime's parts as both ends saw them, each once.
+pub(super) fn phases(source: &Status, destination: &Status) -> Phases {
+    let mut parts = source.downtime.parts.clone();
+    for (name, ms) in &destination.downtime.parts {
+        if parts.iter().all(|(own, _)| own != name) {
+            parts.push((name.clone(), *ms));
+        }
+    }
+    Phases(parts)
+}
+
+/// The downtime; the longer one when both ends know it, as neither overstates what it saw.
+pub(super) fn downtime(source: &Status, destination: &Status) -> f64 {
+    source.downtime.total.into_iter().chain(destination.downtime.total).fold(0.0, f64::max)
+}
+
+impl Report {
+    /// Lines for people.
+    pub(super) fn text(&self) -> String {
+        let mut text = String::new();
+        let faults = &self.fault_us;
+        let parts: Vec<String> =
+            self.phases_ms.0.iter().map(|(name, ms)| format!("{name} {ms:.2}")).collect();
+        let mut line = |name: &str, value: String| {
+            let _ = writeln!(text, "{name:<16}{value}");
+        };
+        line("downtime", format!("{:.2} ms ({})", self.downtime_ms, parts.join(", ")));
+        line("total", format!("{:.1} ms", self.total_ms));
+        if let Some(drain) = self.drain_ms {
+            line("drain", format!("{drain:.1} ms"));
+        }
+        let switch = self.heartbeat_gap_switch_ms.unwrap_or_default();
+        line(
+            "heartbeat gap",
+            format!(
+                "{:.2} ms as heard here ({switch:.2} at the switch), {:.2} ms by the guest's clock",
+                self.heartbeat_gap_ms, self.heartbeat_gap_guest_ms
+            ),
+        );
+        line(
+            "faults",
+            format!(
+                "{}; us: p50 {:.1}, p90 {:.1}, p99 {:.1}, p99.9 {:.1}, max {:.1}",
+                faults.count, faults.p50, faults.p90, faults.p99, faults.p999, faults.max
+            ),
+        );
+        let pages = &self.pages;
+        line(
+            "pages",
+            format!(
+                "{} demand, {} prefault, {} background, of these {} of one repeated byte; {} in all",
+                pages.demand, pages.prefault, pages.background, pages.zero, pages.total
+            ),
+        );
+        let mib = self.wire_bytes as f64 / f64::from(1 << 20);
+        line("wire", format!("{} bytes ({mib:.1} MiB)", self.wire_bytes));
+        line("writes / 100 ms", self.rates());
+        let verdict = &self.verdict;
+        line(
+            "guest",
+            format!(
+                "{}: {} pages checked, {} bad, {} writes",
+                if verdict.ok { "all memory is right" } else { "MEMORY IS DAMAGED" },
+                verdict.checked_pages,
+                verdict.bad_pages,
+                verdict.writes
+            ),
+        );
+        line("verified", if self.verified { "yes" } else { "NO" }.to_owned());
+        text
+    }
+
+    /// Half a second before the switch and one after, with `|` at the switch.
+    fn rates(&self) -> String {
+        let Some(switch) = self.rate_100ms.iter().position(|window| window.switch) else {
+            return "the switch was not heard".to_owned();
+        };
+        let shown = self.rate_100ms.iter().enumerate();
+        let shown = shown.skip(switch.saturating_sub(5)).take(switch.min(5) + 11);
+        let words = shown.map(|(place, window)| {
+            let mark = if place == switch { "|" } else { "" };
+            format!("{mark}{}", window.writes)
+        });
+        words.collect::<Vec<_>>().join(" ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn completed(digest: &str) -> Status {
+        Status {
+            phase: "completed".into(),
+            verified: true,
+            digest: Some(digest.into()),
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn ends_agree_only_when_both_completed_verified_and_have_one_digest() {
+        assert!(ends_agree(&completed("a"), &completed("a")));
+        assert!(!ends_agree(&completed("a"), &completed("b")));
+        assert!(!ends_agree(&completed("a"), &Status { verified: false, ..completed("a") }));
+        let active = Status { phase: "postcopy-active".into(), ..completed("a") };
+        assert!(!ends_agree(&active, &completed("a")));
+    }
+
+    #[test]
+    fn parts_keep_their_order_in_json() {
+        let phases = Phases(vec![("save".into(), 1.5), ("load".into(), 2.0), ("ack".into(), 0.5)]);
+        let text = serde_json::to_string(&phases).unwrap();
+        assert_eq!(text, r#"{"save":1.5,"load":2.0,"ack":0.5}"#);
+    }
+}

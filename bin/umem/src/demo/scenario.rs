@@ -1,0 +1,284 @@
+//! The course of the demo: two VMs, one guest, one move.
+
+use super::child::VmProcess;
+use super::progress::Progress;
+use super::protocol::{GuestLine, Verdict};
+use super::qmp::{Qmp, Status};
+use super::report::{PageReport, Report, downtime, ends_agree, phases};
+use super::serial::{Assembler, Heard, Port};
+use super::series::{Beat, Beats};
+use super::{End, Options, interrupted};
+use anyhow::{Context as _, anyhow, bail};
+use crossbeam_channel::{Sender, unbounded};
+use serde_json::{Value, json};
+use std::ffi::OsString;
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long the VMs have to start.
+const START: Duration = Duration::from_secs(20);
+/// How long the guest runs undisturbed before and after the move.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Time between two looks at the migration.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A VM with its monitor and its serial port.
+struct Side {
+    process: VmProcess,
+    qmp: Qmp,
+    port: Port,
+}
+
+pub(super) struct Scenario<'o> {
+    options: &'o Options,
+    seed: u64,
+    source: Side,
+    destination: Side,
+    assembler: Assembler,
+    beats: Beats,
+    /// What was heard beside heartbeats and not asked for yet.
+    said: Vec<Heard>,
+    progress: Progress,
+    deadline: Instant,
+}
+
+impl<'o> Scenario<'o> {
+    /// Starts both VMs; sockets are made in `folder`.
+    pub(super) fn start(options: &'o Options, folder: &Path) -> anyhow::Result<Self> {
+        let began = Instant::now();
+        let deadline = began + Duration::from_secs(options.timeout);
+        let seed = options.seed()?;
+        let mut progress = Progress::new(options.json);
+        progress.show("start", "two VMs on this host");
+        let (chunks, receiver) = unbounded();
+        let guest = options.guest_options(folder, seed)?;
+        let starting = deadline.min(began + START);
+        let source = Side::start(folder, End::Source, &guest, chunks.clone(), starting)?;
+        let waiting = options.destination_options();
+        let destination = Side::start(folder, End::Destination, &waiting, chunks, starting)?;
+        Ok(Self {
+            options,
+            seed,
+            source,
+            destination,
+            assembler: Assembler::new(receiver),
+            beats: Beats::default(),
+            said: Vec::new(),
+            progress,
+            deadline,
+        })
+    }
+
+    /// Goes through all of it.
+    pub(super) fn run(&mut self) -> anyhow::Result<Report> {
+        let ready = self.until_said("fill", |line| matches!(line, GuestLine::Ready { .. }))?;
+        if let GuestLine::Ready { fill_us } = ready {
+            self.progress.show("fill", &format!("done in {:.1} s", fill_us as f64 / 1e6));
+        }
+        self.run_for("run", SETTLE)?;
+        self.source.port.send(b'm')?;
+        self.until_said("run", |line| *line == GuestLine::Mark)?;
+        let uri = self.listen()?;
+        let start = Instant::now();
+        self.source.qmp.run("migrate", &self.options.migrate_arguments(&uri))?;
+        let statuses = self.watch()?;
+        self.run_for("run", SETTLE)?;
+        let until = Instant::now();
+        if self.options.inject_damage {
+            self.destination.port.send(b'd')?;
+        }
+        self.destination.port.send(b'v')?;
+        let said = self.until_said("verify", |line| matches!(line, GuestLine::Verdict(_)))?;
+        let GuestLine::Verdict(verdict) = said else { bail!("the guest gave no verdict") };
+        self.end()?;
+        Ok(self.report(start, until, verdict, &statuses))
+    }
+
+    /// Makes the destination listen; where.
+    fn listen(&mut self) -> anyhow::Result<String> {
+        let mut last = anyhow!("no port is free");
+        for _ in 0..5 {
+            let free = TcpListener::bind(("127.0.0.1", 0)).context("cannot find a free port")?;
+            let uri = format!("tcp:127.0.0.1:{}", free.local_addr()?.port());
+            // Someone may take the port before the destination does: then another is tried.
+            drop(free);
+            match self.destination.qmp.run("migrate-incoming", &json!({ "uri": uri })) {
+                Ok(_) => return Ok(uri),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Watches the migration until both ends are done with it; their last status.
+    fn watch(&mut self) -> anyhow::Result<[(Status, Value); 2]> {
+        loop {
+            self.hear(Instant::now() + LOOK)?;
+            let source = self.source.qmp.migration()?;
+            let destination = self.destination.qmp.migration()?;
+            let (at, to) = (&source.0, &destination.0);
+            let left = if to.pages.total > 0 { to.pages.remaining } else { at.pages.remaining };
+            let rate = at.rate.max(to.rate) / f64::from(1 << 20);
+            let detail = format!(
+                "{}: {left} pages left, {} faults, {rate:.0} MiB/s",
+                at.phase, to.faults.count
+            );
+            self.progress.show("migrate", &detail);
+            for (end, status) in [("source", at), ("destination", to)] {
+                let bad = matches!(
+                    status.phase.as_str(),
+                    "failed" | "cancelled" | "postcopy-paused" | "handover-unknown"
+                );
+                if bad {
+                    let why = status.error.as_deref().unwrap_or("no reason given");
+                    bail!("the migration is {} at the {end}: {why}", status.phase);
+                }
+            }
+            if at.phase == "completed" && to.phase == "completed" {
+                return Ok([source, destination]);
+            }
+            self.check_time(&detail)?;
+        }
+    }
+
+    fn check_time(&self, what: &str) -> anyhow::Result<()> {
+        interrupted()?;
+        if Instant::now() >= self.deadline {
+            bail!("not done after {} s ({what}); see --timeout", self.options.timeout);
+        }
+        Ok(())
+    }
+
+    /// Listens to the guest until `until` or a little longer.
+    fn hear(&mut self, until: Instant) -> anyhow::Result<()> {
+        let mut heard = Vec::new();
+        while Instant::now() < until {
+            interrupted()?;
+            self.assembler.listen(until.min(Instant::now() + LOOK), &mut heard);
+        }
+        for heard in heard {
+            match heard.line {
+                GuestLine::Beat { writes, .. } => {
+                    self.beats.push(Beat { end: heard.end, at: heard.at, writes });
+                }
+                GuestLine::Failed(why) => bail!("the guest cannot go on: {why}"),
+                _ => self.said.push(heard),
+            }
+        }
+        self.source.process.check()?;
+        self.destination.process.check()
+    }
+
+    fn run_for(&mut self, step: &'static str, time: Duration) -> anyhow::Result<()> {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            self.hear(until.min(Instant::now() + LOOK))?;
+            self.progress.show(step, &format!("{} heartbeats", self.beats.count()));
+        }
+        self.check_time("the guest runs")
+    }
+
+    /// Listens until the guest has said what is waited for.
+    fn until_said(
+        &mut self,
+        step: &'static str,
+        wanted: impl Fn(&GuestLine) -> bool,
+    ) -> anyhow::Result<GuestLine> {
+        let began = Instant::now();
+        loop {
+            if let Some(place) = self.said.iter().position(|heard| wanted(&heard.line)) {
+                return Ok(self.said.swap_remove(place).line);
+            }
+            self.progress.show(step, &format!("{:.1} s", began.elapsed().as_secs_f64()));
+            self.check_time("the guest has not answered")?;
+            self.hear(Instant::now() + LOOK / 5)?;
+        }
+    }
+
+    /// Ends guest and VMs; what does not end is killed with its [`VmProcess`].
+    fn end(&mut self) -> anyhow::Result<()> {
+        self.destination.port.send(b'q')?;
+        let until = Instant::now() + Duration::from_secs(5);
+        if !self.destination.process.wait(until) {
+            log::warn!("the guest did not power off");
+        }
+        // The source may have closed before its answer was read.
+        let _ = self.source.qmp.run("quit", &json!({}));
+        if !self.source.process.wait(until + Duration::from_secs(1)) {
+            log::warn!("the source did not end");
+        }
+        Ok(())
+    }
+
+    fn report(
+        &self,
+        start: Instant,
+        until: Instant,
+        verdict: Verdict,
+        [source, destination]: &[(Status, Value); 2],
+    ) -> Report {
+        let (from, to) = (&source.0, &destination.0);
+        Report {
+            verified: verdict.ok && ends_agree(from, to),
+            mode: from.mode.clone(),
+            guest: if self.options.linux { "linux" } else { "bare-metal" },
+            memory_bytes: self.options.memory,
+            dirty_rate: self.options.dirty_rate,
+            seed: self.seed,
+            downtime_ms: downtime(from, to),
+            total_ms: from.total_ms,
+            drain_ms: to.drain_ms.or(from.drain_ms),
+            heartbeat_gap_ms: self.beats.longest_gap_ms(start),
+            heartbeat_gap_switch_ms: self.beats.gap_at_switch_ms(),
+            heartbeat_gap_guest_ms: verdict.max_gap_us as f64 / 1e3,
+            fault_us: to.faults,
+            pages: PageReport {
+                demand: to.pages.demand,
+                prefault: to.pages.prefault,
+                background: to.pages.background,
+                zero: to.pages.fill,
+                total: to.pages.total,
+            },
+            wire_bytes: from.wire_bytes,
+            rate_100ms: self.beats.rate(start, until),
+            phases_ms: phases(from, to),
+            verdict,
+            source: source.1.clone(),
+            destination: destination.1.clone(),
+        }
+    }
+}
+
+impl Side {
+    fn start(
+        folder: &Path,
+        end: End,
+        options: &[OsString],
+        chunks: Sender<super::serial::Chunk>,
+        deadline: Instant,
+    ) -> anyhow::Result<Self> {
+        let name = end.name();
+        let (qmp, serial) = (format!("{name}.qmp"), format!("{name}.serial"));
+        let (qmp, serial) = (folder.join(qmp), folder.join(serial));
+        let place = |path: &Path, rest: &str| {
+            let mut place = OsString::from("unix:");
+            place.push(path);
+            place.push(rest);
+            place
+        };
+        let mut all = options.to_vec();
+        all.extend(["-qmp".into(), place(&qmp, ",server,nowait")]);
+        all.extend(["-serial".into(), place(&serial, ",server")]);
+        let mut process = VmProcess::start(name, &all)?;
+        // A VM that ended at once never makes its sockets.
+        while !(qmp.exists() && serial.exists()) && Instant::now() < deadline {
+            process.check()?;
+            interrupted()?;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let port = Port::connect(&serial, end, chunks, deadline)?;
+        let qmp = Qmp::connect(name, &qmp, deadline)?;
+        Ok(Self { process, qmp, port })
+    }
+}
