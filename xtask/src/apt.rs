@@ -83,9 +83,7 @@ impl Apt {
         } else {
             fs::write(&status, "")?;
         }
-        if !Path::new(KEYRING).exists() {
-            bail!("{KEYRING} is missing; run: apt-get install debian-archive-keyring");
-        }
+        need(&[(KEYRING, "debian-archive-keyring")])?;
         let apt = Self {
             folder: folder.to_path_buf(),
             architecture: architecture.to_owned(),

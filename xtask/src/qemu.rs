@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
 };
 
@@ -67,11 +67,8 @@ pub(crate) fn versions(emulators: &Emulators) -> Result<Vec<String>> {
 }
 
 fn unpacked(folder: &Path) -> Option<Emulators> {
-    let bin = folder.join("root/usr/bin");
-    let user = ["qemu-riscv64-static", "qemu-riscv64"]
-        .into_iter()
-        .map(|name| bin.join(name))
-        .find(|program| version(program).is_some())?;
+    let user = folder.join("bin/qemu-riscv64");
+    version(&user)?;
     let system = folder.join("bin/qemu-system-riscv64");
     version(&system)?;
     Some(Emulators { user, system })
@@ -102,8 +99,19 @@ fn fetch(folder: &Path, suites: &[&str]) -> Result<Emulators> {
         fs::remove_file(deb)?;
     }
     keep_only_riscv64(&root.join("usr/bin"))?;
-    let wrapper = folder.join("bin/qemu-system-riscv64");
-    fs::create_dir_all(folder.join("bin"))?;
+    let bin = folder.join("bin");
+    fs::create_dir_all(&bin)?;
+    let user = if root.join("usr/bin/qemu-riscv64-static").exists() {
+        "../root/usr/bin/qemu-riscv64-static"
+    } else {
+        "../root/usr/bin/qemu-riscv64"
+    };
+    let link = bin.join("qemu-riscv64");
+    if link.symlink_metadata().is_ok() {
+        fs::remove_file(&link)?;
+    }
+    symlink(user, link)?;
+    let wrapper = bin.join("qemu-system-riscv64");
     fs::write(&wrapper, WRAPPER)?;
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
     unpacked(folder).with_context(|| format!("QEMU of {wanted} does not run on this machine"))

@@ -28,11 +28,11 @@ pub(crate) fn all(arguments: &[String]) -> Result<()> {
             variables.push(("UMEM_QEMU_USER", emulators.user));
             variables.push(("UMEM_QEMU_SYSTEM", emulators.system));
         }
-        Err(error) => skipped.0.push(format!("comparison with QEMU: {error:#}")),
+        Err(error) => skipped.0.push(format!("no QEMU to compare with: {error:#}")),
     }
     match linux::build() {
         Ok(()) => variables.push(("UMEM_LINUX", paths::linux_out())),
-        Err(error) => skipped.0.push(format!("the Linux guest: {error:#}")),
+        Err(error) => skipped.0.push(format!("no Linux guest: {error:#}")),
     }
     println!("test: cargo build --release -p umem");
     let build = ["build", "--release", "--package", "umem"];
