@@ -132,9 +132,9 @@ impl VirtioDevice for VirtioConsole {
         self.input.park(false);
     }
 
-    /// What was printed is still written.
+    /// What was printed is still written. What was typed stays for the next driver: a driver resets
+    /// the device when it finds it, and input typed ahead is the host's, as in a terminal.
     fn reset(&mut self) {
-        self.input.replace(Vec::new());
         self.sent.store(0, Ordering::Relaxed);
     }
 }
