@@ -266,7 +266,7 @@ pub(crate) fn act<D: VirtioDevice>(driver: &mut Driver<D>, queues: u64, all: &[H
             Hostile::Register(at, value) => driver.set(at, value),
             Hostile::Start => driver.start(queues),
             Hostile::Descriptor(queue, index, parts) => {
-                driver.write_descriptor(queue, index, parts)
+                driver.write_descriptor(queue, index, parts);
             }
             Hostile::Offer(queue, head) => driver.offer(queue, head),
             Hostile::Ring(queue, flags, index) => {

@@ -133,9 +133,11 @@ impl<D: VirtioDevice> Core<D> {
     /// Lets the worker go on. Every queue counts as kicked: a kick may have been for a request that
     /// was given back, or have come to the source of a move.
     pub(super) fn resume(&self) {
-        // A worker that never came to rest holds the engine, and its device was never quiesced.
-        if let Ok(mut engine) = self.engine.try_lock() {
-            engine.device.resume();
+        // A worker that never came to rest holds the engine, and its device was never quiesced. One
+        // that rests stays at rest while the device is quiescent, so the lock is free soon.
+        let rests = self.control(|control| control.quiescent && !control.busy);
+        if rests {
+            lock(&self.engine).device.resume();
         }
         self.control(|control| {
             control.quiescent = false;

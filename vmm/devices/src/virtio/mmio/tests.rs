@@ -202,3 +202,36 @@ fn a_state_of_another_device_or_with_impossible_queues_is_refused() {
     assert!(driver.device.restore(none).is_err());
     driver.device.restore(good).unwrap();
 }
+
+/// Pages whose wait cannot be interrupted, as a system call on a disk cannot.
+#[derive(Default)]
+struct Stuck(std::sync::Mutex<()>);
+
+impl crate::PresentPages for Stuck {
+    fn hold(&self, _ranges: &[crate::GuestRange]) -> Result<(), crate::Absent> {
+        drop(self.0.lock().unwrap());
+        Ok(())
+    }
+
+    fn interrupt(&self, _on: bool) {}
+}
+
+#[test]
+fn a_device_that_does_not_come_to_rest_in_time_is_named_and_goes_on() {
+    let stuck = Arc::new(Stuck::default());
+    let mut driver = Driver::new(VirtioRng::new(), stuck.clone());
+    driver.start(1);
+    let guard = stuck.0.lock().unwrap();
+    driver.submit(0, BUFFER);
+    await_that("never busy", || {
+        driver.device.quiesce(Instant::now()).is_err() || {
+            driver.device.resume();
+            false
+        }
+    });
+    let busy = driver.device.quiesce(Instant::now()).unwrap_err();
+    assert_eq!(busy.device, "test0");
+    driver.device.resume();
+    drop(guard);
+    assert_eq!(driver.await_used(0), 64);
+}
