@@ -1,11 +1,26 @@
 //! The data plane: lanes, sockets and the threads that move pages.
+//!
+//! [`SourceSession`] moves a guest away, [`DestinationListener`] takes one in. What they ask of the
+//! machine above is in [`SourceVm`] and [`DestinationVm`].
 
 pub mod channel;
+mod destination;
+mod handshake;
+mod host;
+mod lane;
+mod lanes;
+mod meter;
 pub mod socket;
+mod source;
 mod status;
 mod uri;
 mod wake;
 
+pub use destination::{DestinationListener, DestinationOptions, DestinationSession, StartError};
+pub use host::{DestinationVm, SourceVm, StoppedGuest};
+pub use source::{SourceOptions, SourceSession};
 pub use status::{DowntimeParts, End, FaultLatency, MigrationStatus, PageCounts};
+pub use umem_migrate::{Operator, Prefault};
+pub use umem_wire::{Block, MachineDescription};
 pub use uri::{Endpoint, UriError};
 pub use wake::Wake;

@@ -225,8 +225,7 @@ impl Source {
             (Preparing, ToSource::Prepared) => {
                 self.state = HandoverUnknown;
                 self.deadline = Some(now + RUNNING_WITHIN);
-                let since_stop =
-                    self.stopped_at.map_or(Duration::ZERO, |at| now.saturating_sub(at));
+                let since_stop = self.since_stop(now);
                 self.act(SourceAction::HandOver { since_stop });
             }
             (HandoverUnknown, ToSource::Running) => self.serve(),
@@ -286,6 +285,12 @@ impl Source {
     /// When the guest stopped, by its own machine's account; before `Stopped`.
     pub fn note_stop(&mut self, at: Now) {
         self.stopped_at = Some(at);
+    }
+
+    /// How long the guest has stood still; zero before it stops.
+    #[must_use]
+    pub fn since_stop(&self, now: Now) -> Duration {
+        self.stopped_at.map_or(Duration::ZERO, |at| now.saturating_sub(at))
     }
 
     fn serve(&mut self) {

@@ -81,11 +81,7 @@ pub fn split(channel: Channel) -> io::Result<MuxChannels> {
         }
         sorter.end_of_stream();
     })?;
-    Ok(MuxChannels {
-        demand: line.channel(0),
-        control: line.channel(1),
-        bulk: line.channel(BULK),
-    })
+    Ok(MuxChannels { demand: line.channel(0), control: line.channel(1), bulk: line.channel(BULK) })
 }
 
 impl Line {

@@ -31,7 +31,9 @@ pub enum ConnectError {
         endpoint: Endpoint,
     },
     /// No answer.
-    #[error("no answer from {endpoint} within {seconds} s: check the address and firewalls on the way")]
+    #[error(
+        "no answer from {endpoint} within {seconds} s: check the address and firewalls on the way"
+    )]
     Timeout {
         /// Where to.
         endpoint: Endpoint,
@@ -74,9 +76,7 @@ pub fn connect(
         Endpoint::Tcp { host, port } => connect_tcp(endpoint, host.as_deref(), *port, within, wake),
         Endpoint::Unix(path) => connect_unix(endpoint, path, within, wake),
         Endpoint::Fd(number) => match descriptor::duplicate(*number) {
-            Ok(socket) if is_listening(&socket) => {
-                Err(ConnectError::Listening { number: *number })
-            }
+            Ok(socket) if is_listening(&socket) => Err(ConnectError::Listening { number: *number }),
             Ok(socket) => Ok(socket),
             Err(source) => Err(ConnectError::Other { endpoint: endpoint.clone(), source }),
         },

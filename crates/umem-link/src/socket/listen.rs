@@ -19,7 +19,9 @@ pub enum ListenError {
         endpoint: Endpoint,
     },
     /// A file is in the way.
-    #[error("cannot listen on {endpoint}: a file that is no socket is there; remove it or choose another path")]
+    #[error(
+        "cannot listen on {endpoint}: a file that is no socket is there; remove it or choose another path"
+    )]
     NotASocket {
         /// Where.
         endpoint: Endpoint,
@@ -87,7 +89,11 @@ impl Listener {
             }
             Endpoint::Fd(number) => {
                 let socket = descriptor::duplicate(*number).map_err(explain)?;
-                if is_listening(&socket) { Kind::Listening(socket) } else { Kind::Ready(Some(socket)) }
+                if is_listening(&socket) {
+                    Kind::Listening(socket)
+                } else {
+                    Kind::Ready(Some(socket))
+                }
             }
         };
         if let Kind::Listening(socket) = &kind {
@@ -147,11 +153,12 @@ impl Listener {
 fn bind_tcp(host: Option<&str>, port: u16) -> io::Result<Socket> {
     let Some(host) = host else {
         // Both families through one socket; IPv4 alone where there is no IPv6.
-        return bind_address((Ipv6Addr::UNSPECIFIED, port).into())
-            .or_else(|error| match error.kind() {
+        return bind_address((Ipv6Addr::UNSPECIFIED, port).into()).or_else(|error| {
+            match error.kind() {
                 io::ErrorKind::AddrInUse => Err(error),
                 _ => bind_address((Ipv4Addr::UNSPECIFIED, port).into()),
-            });
+            }
+        });
     };
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in (host, port).to_socket_addrs()? {
@@ -189,8 +196,10 @@ fn clear_stale(endpoint: &Endpoint, path: &Path) -> Result<(), ListenError> {
         return Err(ListenError::NotASocket { endpoint: endpoint.clone() });
     }
     match std::os::unix::net::UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)
-            .map_err(|source| ListenError::Other { endpoint: endpoint.clone(), source }),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path)
+                .map_err(|source| ListenError::Other { endpoint: endpoint.clone(), source })
+        }
         _ => Err(ListenError::InUse { endpoint: endpoint.clone() }),
     }
 }

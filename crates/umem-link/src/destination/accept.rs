@@ -1,0 +1,217 @@
+//! Who comes in, and where they belong. A stranger costs one bounded thread for a few seconds and
+//! neither joins a session nor uses up the waiting for one.
+
+use super::{Active, Event, Hub, REMEMBERED, Shared, run};
+use crate::channel::{self, Channel, MuxChannels};
+use crate::handshake::{self, HANDSHAKE_WITHIN};
+use crate::lane::{FrameReader, LaneError};
+use crate::socket::{Listener, Purpose, tune};
+use rustix::event::{PollFd, PollFlags, poll};
+use socket2::Socket;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use umem_wire::{
+    MAX_CONTROL_BODY, Ownership, Preface, Role, Secret, SessionId, ToDestination, ToSource, Verdict,
+};
+
+/// Connections whose first bytes are awaited at once; more are closed unheard.
+const MOST_HANDSHAKES: u64 = 16;
+/// Longest wait for the session's thread to say who runs the guest.
+const OWNER_WITHIN: Duration = Duration::from_secs(20);
+
+/// Accepts connections until the listener is told to end.
+pub(super) fn accept(shared: &Arc<Shared>, mut listener: Listener) {
+    loop {
+        if shared.hub().closed {
+            return;
+        }
+        match listener.take() {
+            Ok(Some((socket, peer))) => hear(shared, socket, peer),
+            Ok(None) if !listener.is_open() => return,
+            Ok(None) => {
+                let Some(incoming) = listener.poll_fd() else { return };
+                let mut fds = [incoming, PollFd::new(&shared.wake, PollFlags::IN)];
+                // Whatever ended the wait is looked at above.
+                let _ = poll(&mut fds, None);
+            }
+            Err(error) => {
+                // No descriptors left, most likely: they may come back.
+                log::warn!("cannot accept a connection: {error}");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    }
+}
+
+fn hear(shared: &Arc<Shared>, socket: Socket, peer: String) {
+    if shared.handshakes.fetch_add(1, Ordering::AcqRel) >= MOST_HANDSHAKES {
+        shared.handshakes.fetch_sub(1, Ordering::AcqRel);
+        log::warn!("{peer}: too many connections at once; closed");
+        return;
+    }
+    let theirs = shared.clone();
+    let spawned = std::thread::Builder::new().name("handshake".to_owned()).spawn(move || {
+        if let Err(why) = take_in(&theirs, socket, &peer) {
+            log::info!("connection from {peer}: {why}");
+        }
+        theirs.handshakes.fetch_sub(1, Ordering::AcqRel);
+    });
+    if spawned.is_err() {
+        shared.handshakes.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn take_in(shared: &Arc<Shared>, socket: Socket, peer: &str) -> Result<(), String> {
+    let text = |error: io::Error| error.to_string();
+    tune(&socket, Purpose::Latency).map_err(text)?;
+    socket.set_write_timeout(Some(HANDSHAKE_WITHIN)).map_err(text)?;
+    let preface = handshake::hear(&socket).map_err(|error| error.to_string())?;
+    let Preface { role, session, secret, .. } = preface;
+    let refuse = |verdict| {
+        handshake::answer(&socket, verdict).map_err(text)?;
+        Err(format!("refused: {verdict:?}"))
+    };
+    match role {
+        Role::Control | Role::Multiplexed => {
+            if !shared.options.postcopy {
+                return refuse(Verdict::NotPostcopy);
+            }
+            let Some(opened) = open(shared, session, secret) else { return refuse(Verdict::Busy) };
+            let accepted = handshake::answer(&socket, Verdict::Accepted)
+                .and_then(|()| socket.set_write_timeout(None))
+                .and_then(|()| {
+                    let channel = channel::from_socket(socket, peer.to_owned(), true);
+                    begin(shared, opened, role, channel)
+                });
+            accepted.map_err(|error| {
+                shared.hub().forget(session, Ownership::NeverGotIt);
+                text(error)
+            })
+        }
+        Role::Demand | Role::Bulk => {
+            let events = shared.hub().of(session, secret);
+            let Some(events) = events else { return refuse(Verdict::UnknownSession) };
+            handshake::answer(&socket, Verdict::Accepted).map_err(text)?;
+            socket.set_write_timeout(None).map_err(text)?;
+            let channel = channel::from_socket(socket, peer.to_owned(), true);
+            events.send(Event::Lane(role, channel)).map_err(|_| "its session has ended".to_owned())
+        }
+        Role::Inquiry => inquiry(shared, socket, peer, session, secret),
+    }
+}
+
+/// What a new session's thread begins with.
+struct Opened {
+    events: crossbeam_channel::Sender<Event>,
+    inbox: crossbeam_channel::Receiver<Event>,
+    session: SessionId,
+}
+
+/// Makes a session the active one, if there is none.
+fn open(shared: &Shared, session: SessionId, secret: Secret) -> Option<Opened> {
+    let mut hub = shared.hub();
+    if hub.active.is_some() || hub.taken || hub.closed {
+        return None;
+    }
+    let (events, inbox) = crossbeam_channel::unbounded();
+    hub.active = Some(Active { id: session, secret, events: events.clone() });
+    Some(Opened { events, inbox, session })
+}
+
+fn begin(shared: &Arc<Shared>, opened: Opened, role: Role, channel: Channel) -> io::Result<()> {
+    let Opened { events, inbox, session } = opened;
+    let control = if role == Role::Multiplexed {
+        let MuxChannels { demand, control, bulk } = channel::split(channel)?;
+        let _ = events.send(Event::Lane(Role::Demand, demand));
+        let _ = events.send(Event::Lane(Role::Bulk, bulk));
+        control
+    } else {
+        channel
+    };
+    let shared = shared.clone();
+    std::thread::Builder::new()
+        .name("incoming-guest".to_owned())
+        .spawn(move || run::run(&shared, &events, &inbox, control, session))?;
+    Ok(())
+}
+
+/// A session over a connection that is there and carries everything.
+pub(super) fn open_session_over(
+    shared: &Arc<Shared>,
+    session: SessionId,
+    secret: Secret,
+    connection: Channel,
+) -> io::Result<()> {
+    let opened = open(shared, session, secret).ok_or(io::ErrorKind::AlreadyExists)?;
+    begin(shared, opened, Role::Multiplexed, connection)
+}
+
+fn inquiry(
+    shared: &Shared,
+    socket: Socket,
+    peer: &str,
+    session: SessionId,
+    secret: Secret,
+) -> Result<(), String> {
+    let text = |error: io::Error| error.to_string();
+    let (known, events) = {
+        let hub = shared.hub();
+        (hub.outcome(session, secret), hub.of(session, secret))
+    };
+    if known.is_none() && events.is_none() {
+        handshake::answer(&socket, Verdict::UnknownSession).map_err(text)?;
+        return Err("asks for a session that is not known here".to_owned());
+    }
+    handshake::answer(&socket, Verdict::Accepted).map_err(text)?;
+    socket.set_read_timeout(Some(HANDSHAKE_WITHIN)).map_err(text)?;
+    let mut channel = channel::from_socket(socket, peer.to_owned(), true);
+    let mut frames = FrameReader::new(channel.reader, MAX_CONTROL_BODY);
+    let question = frames
+        .next()
+        .and_then(|frame| Ok::<_, LaneError>(ToDestination::decode(frame.kind, frame.body)?))
+        .map_err(|error| error.to_string())?;
+    if question != ToDestination::WhoRuns {
+        return Err(format!("{question:?} on an inquiry's connection"));
+    }
+    let owner = match (known, events) {
+        (Some(owner), _) => Some(owner),
+        (None, Some(events)) => {
+            let (answer, answered) = crossbeam_channel::bounded(1);
+            let _ = events.send(Event::Inquiry(answer));
+            let owner = answered.recv_timeout(OWNER_WITHIN).ok();
+            // The session may have ended between the two.
+            owner.or_else(|| shared.hub().outcome(session, secret))
+        }
+        (None, None) => None,
+    };
+    let owner = owner.ok_or("the session's thread does not answer")?;
+    channel.writer.write_all(&ToSource::Owner(owner).encode()).map_err(text)
+}
+
+impl Hub {
+    /// The way to an active session.
+    fn of(&self, session: SessionId, secret: Secret) -> Option<crossbeam_channel::Sender<Event>> {
+        let active = self.active.as_ref()?;
+        (active.id == session && active.secret == secret).then(|| active.events.clone())
+    }
+
+    /// How an ended session ended.
+    fn outcome(&self, session: SessionId, secret: Secret) -> Option<Ownership> {
+        let same =
+            |ended: &&(SessionId, Secret, Ownership)| ended.0 == session && ended.1 == secret;
+        self.ended.iter().rev().find(same).map(|ended| ended.2)
+    }
+
+    /// The active session has ended like this; another may come if the guest has not.
+    pub(super) fn forget(&mut self, session: SessionId, owner: Ownership) {
+        if let Some(active) = self.active.take_if(|active| active.id == session) {
+            if self.ended.len() >= REMEMBERED {
+                self.ended.remove(0);
+            }
+            self.ended.push((active.id, active.secret, owner));
+            self.taken |= owner == Ownership::Running;
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! The destination's end: who comes in, and the session that takes the guest.
+
+mod accept;
+mod run;
+
+use crate::channel::Channel;
+use crate::host::DestinationVm;
+use crate::lane::Arrivals;
+use crate::lanes::Lanes;
+use crate::meter::Meter;
+use crate::socket::{ListenError, Listener};
+use crate::status::{End, FaultLatency, MigrationStatus, PageCounts};
+use crate::uri::Endpoint;
+use crate::wake::Wake;
+use crossbeam_channel::Sender;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use umem_fault::{FaultPlane, FaultStats};
+use umem_memory::RamLayout;
+use umem_migrate::DestinationEvent;
+use umem_wire::{Ownership, Role, Secret, SessionId};
+
+/// Bytes of bulk that may be under way unacknowledged on each lane.
+const CREDIT_BYTES: u32 = 8 << 20;
+/// Ended sessions whose outcome is remembered for those who ask.
+const REMEMBERED: usize = 64;
+
+/// How guests are taken in.
+#[derive(Debug, Clone, Copy)]
+pub struct DestinationOptions {
+    /// Whether this end takes postcopy (`-postcopy`).
+    pub postcopy: bool,
+    /// Whether faults are read from the kernel too (they always may come).
+    pub credit_bytes: u32,
+}
+
+impl Default for DestinationOptions {
+    fn default() -> Self {
+        Self { postcopy: true, credit_bytes: CREDIT_BYTES }
+    }
+}
+
+/// What happens to the session's thread.
+enum Event {
+    /// Something for the state machine.
+    Engine(DestinationEvent),
+    /// A connection for pages.
+    Lane(Role, Channel),
+    /// Somebody who knows the secret asks who runs the guest.
+    Inquiry(Sender<Ownership>),
+}
+
+/// A session, as those who bring it connections see it.
+struct Active {
+    id: SessionId,
+    secret: Secret,
+    events: Sender<Event>,
+}
+
+#[derive(Default)]
+struct Hub {
+    active: Option<Active>,
+    ended: Vec<(SessionId, Secret, Ownership)>,
+    /// The guest has come: nobody else may.
+    taken: bool,
+    closed: bool,
+}
+
+/// What everybody may see.
+struct Shared {
+    vm: Arc<dyn DestinationVm>,
+    layout: RamLayout,
+    options: DestinationOptions,
+    hub: Mutex<Hub>,
+    wake: Wake,
+    view: Mutex<View>,
+    handshakes: AtomicU64,
+}
+
+/// The newest session, or the waiting for one.
+struct View {
+    meter: Arc<Meter>,
+    lanes: Lanes,
+    arrivals: Arc<Arrivals>,
+    plane: Option<Arc<FaultPlane>>,
+    /// Fault latencies, once the plane is gone.
+    faults: FaultStats,
+    peer: Option<String>,
+    verified: bool,
+}
+
+impl View {
+    fn waiting() -> Self {
+        Self {
+            meter: Arc::new(Meter::new("listening")),
+            lanes: Lanes::default(),
+            arrivals: Arc::default(),
+            plane: None,
+            faults: FaultStats::default(),
+            peer: None,
+            verified: false,
+        }
+    }
+}
+
+impl Shared {
+    fn hub(&self) -> MutexGuard<'_, Hub> {
+        self.hub.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits for a guest and takes it in. A session that fails before the handover leaves it waiting for
+/// the next.
+pub struct DestinationListener {
+    shared: Arc<Shared>,
+    endpoint: Endpoint,
+    ended: Arc<AtomicBool>,
+}
+
+impl std::fmt::Debug for DestinationListener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DestinationListener")
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why nothing listens.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The system.
+    #[error("cannot take in a guest: {0}")]
+    System(#[from] io::Error),
+}
+
+impl DestinationListener {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// When the address cannot be had, or the system has no thread or descriptor left.
+    pub fn start(
+        endpoint: &Endpoint,
+        vm: Arc<dyn DestinationVm>,
+        layout: RamLayout,
+        options: DestinationOptions,
+    ) -> Result<Self, StartError> {
+        let listener = Listener::bind(endpoint)?;
+        let endpoint = listener.endpoint().clone();
+        let shared = Shared::new(vm, layout, options)?;
+        let ended = Arc::new(AtomicBool::new(false));
+        let (theirs, end) = (shared.clone(), ended.clone());
+        std::thread::Builder::new().name("incoming".to_owned()).spawn(move || {
+            accept::accept(&theirs, listener);
+            end.store(true, Ordering::Release);
+        })?;
+        Ok(Self { shared, endpoint, ended })
+    }
+
+    /// Where it listens, with the port that the system chose.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// What it looks like now.
+    #[must_use]
+    pub fn status(&self) -> MigrationStatus {
+        self.shared.status(&self.endpoint)
+    }
+
+    /// Ends everything, at once, without a word: the process is ending.
+    pub fn abandon(&self) {
+        self.shared.hub().closed = true;
+        self.shared.wake.set();
+        let (plane, lanes) = {
+            let view = self.shared.view();
+            (view.plane.clone(), view.lanes.clone())
+        };
+        // First: threads that wait in the kernel for a page must be let go.
+        if let Some(plane) = plane {
+            plane.close();
+        }
+        lanes.close();
+    }
+
+    /// Whether nobody listens any more.
+    #[must_use]
+    pub fn ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+}
+
+impl Shared {
+    fn new(
+        vm: Arc<dyn DestinationVm>,
+        layout: RamLayout,
+        options: DestinationOptions,
+    ) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            vm,
+            layout,
+            options,
+            hub: Mutex::default(),
+            wake: Wake::new()?,
+            view: Mutex::new(View::waiting()),
+            handshakes: AtomicU64::new(0),
+        }))
+    }
+
+    fn status(&self, endpoint: &Endpoint) -> MigrationStatus {
+        let view = self.view();
+        let wire_bytes = view.lanes.counts().total();
+        let reading = view.meter.read(wire_bytes);
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let arrivals = &view.arrivals;
+        let tally = arrivals.tally();
+        let faults = view.plane.as_ref().map_or(view.faults, |plane| plane.stats());
+        MigrationStatus {
+            end: End::Destination,
+            phase: reading.phase.to_owned(),
+            mode: "postcopy".to_owned(),
+            peer: Some(view.peer.clone().unwrap_or_else(|| endpoint.to_string())),
+            total_ms: reading.total_ms,
+            drain_ms: reading.drain_ms,
+            downtime: reading.downtime,
+            pages: PageCounts {
+                demand: count(&arrivals.demand),
+                prefault: count(&arrivals.prefault),
+                background: count(&arrivals.background),
+                fill: count(&arrivals.fill),
+                duplicate: count(&arrivals.duplicate),
+                total: self.layout.total_pages(),
+                remaining: self.layout.total_pages() - tally.pages,
+            },
+            faults: latency(&faults),
+            waiting_for: view.plane.as_ref().map_or_else(Vec::new, |plane| {
+                plane.waiting().into_iter().map(|page| page.0).collect()
+            }),
+            wire_bytes,
+            rate: reading.rate,
+            verified: view.verified,
+            digest: view.verified.then(|| format!("{:032x}", tally.digest)),
+            background: false,
+            error: reading.error,
+        }
+    }
+}
+
+/// Nanoseconds as the plane counts, in microseconds as people read them.
+fn latency(stats: &FaultStats) -> FaultLatency {
+    let us = |nanoseconds: u64| nanoseconds as f64 / 1e3;
+    FaultLatency {
+        count: stats.count,
+        mean: stats.mean / 1e3,
+        p50: us(stats.p50),
+        p90: us(stats.p90),
+        p99: us(stats.p99),
+        p999: us(stats.p999),
+        max: us(stats.max),
+    }
+}
+
+/// Takes in a guest over one connection that is there, which carries everything. For tests, and for
+/// those who make connections themselves.
+#[derive(Debug)]
+pub struct DestinationSession {
+    listener: DestinationListener,
+}
+
+impl DestinationSession {
+    /// Starts the session.
+    ///
+    /// # Errors
+    /// When the system has no thread or descriptor left.
+    pub fn start_over(
+        connection: Channel,
+        vm: Arc<dyn DestinationVm>,
+        layout: RamLayout,
+        options: DestinationOptions,
+    ) -> io::Result<Self> {
+        let shared = Shared::new(vm, layout, options)?;
+        let (id, secret) = (SessionId([0; 16]), Secret([0; 16]));
+        accept::open_session_over(&shared, id, secret, connection)?;
+        let ended = Arc::new(AtomicBool::new(false));
+        let endpoint = Endpoint::Tcp { host: None, port: 0 };
+        Ok(Self { listener: DestinationListener { shared, endpoint, ended } })
+    }
+
+    /// What it looks like now.
+    #[must_use]
+    pub fn status(&self) -> MigrationStatus {
+        self.listener.status()
+    }
+
+    /// Ends everything at once.
+    pub fn abandon(&self) {
+        self.listener.abandon();
+    }
+}

@@ -1,0 +1,311 @@
+//! The session's thread: carries out what the state machine says.
+
+use super::{Event, Shared, View};
+use crate::channel::Channel;
+use crate::lane::{Arrivals, CreditGiver, FrameReader, LaneError, PageReceiver, RequestLane};
+use crate::lanes::Lanes;
+use crate::meter::Meter;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use umem_fault::FaultPlane;
+use umem_migrate::{Destination, DestinationAction, DestinationEvent, DestinationState};
+use umem_wire::{
+    MAX_CONTROL_BODY, MachineDescription, Ownership, Role, SessionId, ToDestination, ToSource,
+};
+
+/// Longest sleep of the thread; its deadlines are shorter.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// Runs a session to its end, and beyond it for those who ask how it ended.
+pub(super) fn run(
+    shared: &Arc<Shared>,
+    events: &Sender<Event>,
+    inbox: &Receiver<Event>,
+    control: Channel,
+    session: SessionId,
+) {
+    let (meter, lanes, arrivals) =
+        (Arc::new(Meter::new("setup")), Lanes::default(), Arc::<Arrivals>::default());
+    lanes.add(control.control.clone());
+    *shared.view() = View {
+        meter: meter.clone(),
+        lanes: lanes.clone(),
+        arrivals: arrivals.clone(),
+        peer: Some(control.control.peer()),
+        ..View::waiting()
+    };
+    let mut runner = Runner {
+        shared,
+        events,
+        engine: Destination::new(meter.now(), shared.options.credit_bytes),
+        meter,
+        lanes,
+        arrivals,
+        writer: control.writer,
+        plane: None,
+        handover_at: None,
+        inquirers: VecDeque::new(),
+        early: Vec::new(),
+    };
+    runner.listen(control.reader);
+    runner.serve(inbox);
+    let state = runner.engine.state();
+    let owner = match state {
+        DestinationState::Dead(owner) => owner,
+        _ => Ownership::Running,
+    };
+    // From here on inquiries are answered without this thread; those on their way to it now find it
+    // in the hub as well.
+    shared.hub().forget(session, owner);
+    if state == DestinationState::Agreed {
+        // The source knows: nobody will ask.
+        shared.hub().closed = true;
+        shared.wake.set();
+    }
+}
+
+struct Runner<'a> {
+    shared: &'a Arc<Shared>,
+    events: &'a Sender<Event>,
+    engine: Destination,
+    meter: Arc<Meter>,
+    lanes: Lanes,
+    arrivals: Arc<Arrivals>,
+    writer: Box<dyn Write + Send>,
+    plane: Option<Arc<FaultPlane>>,
+    handover_at: Option<(Instant, Duration)>,
+    inquirers: VecDeque<Sender<Ownership>>,
+    /// Connections for pages that came before page service was up.
+    early: Vec<(Role, Channel)>,
+}
+
+/// The word for a state.
+fn phase(state: DestinationState) -> &'static str {
+    match state {
+        DestinationState::Describing | DestinationState::Checking => "setup",
+        DestinationState::Loading => "device",
+        DestinationState::Prepared => "prepared",
+        DestinationState::Starting => "handover",
+        DestinationState::Running => "postcopy-active",
+        DestinationState::Complete | DestinationState::Agreed => "completed",
+        DestinationState::Stranded => "postcopy-paused",
+        DestinationState::Dead(_) => "failed",
+    }
+}
+
+impl Runner<'_> {
+    /// Whether nothing more will happen.
+    fn ended(&self) -> bool {
+        use DestinationState::{Agreed, Complete, Dead, Stranded};
+        match self.engine.state() {
+            Agreed | Dead(_) | Stranded => true,
+            // All pages are here and the link is lost: nobody will agree any more.
+            Complete => self.engine.error().is_some(),
+            _ => false,
+        }
+    }
+
+    fn listen(&mut self, reader: Box<dyn Read + Send>) {
+        let events = self.events.clone();
+        let listener = move || {
+            let mut frames = FrameReader::new(reader, MAX_CONTROL_BODY);
+            loop {
+                let message = frames.next().and_then(|frame| {
+                    Ok::<_, LaneError>(ToDestination::decode(frame.kind, frame.body)?)
+                });
+                let (event, last) = match message {
+                    Ok(message) => (DestinationEvent::Message(message), false),
+                    Err(error) => (DestinationEvent::LinkLost(error.to_string()), true),
+                };
+                if events.send(Event::Engine(event)).is_err() || last {
+                    return;
+                }
+            }
+        };
+        if let Err(error) = self.lanes.spawn("incoming-control", listener) {
+            self.handle(DestinationEvent::LinkLost(format!("no thread: {error}")));
+        }
+    }
+
+    fn serve(&mut self, inbox: &Receiver<Event>) {
+        self.act();
+        while !self.ended() {
+            let now = self.meter.now();
+            let wait = self.engine.deadline().map_or(IDLE, |at| at.saturating_sub(now));
+            match inbox.recv_timeout(wait) {
+                Ok(Event::Engine(event)) => self.handle(event),
+                Ok(Event::Lane(role, channel)) => self.lane(role, channel),
+                Ok(Event::Inquiry(answer)) => {
+                    self.inquirers.push_back(answer);
+                    self.handle(DestinationEvent::Inquired);
+                }
+                Err(RecvTimeoutError::Timeout) => self.handle(DestinationEvent::Tick),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.act();
+        }
+        self.meter.end();
+    }
+
+    fn handle(&mut self, event: DestinationEvent) {
+        if let DestinationEvent::Message(ToDestination::Handover { since_stop_ns }) = &event {
+            self.handover_at = Some((Instant::now(), Duration::from_nanos(*since_stop_ns)));
+        }
+        self.engine.handle(self.meter.now(), event);
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.engine.poll_action() {
+            self.carry_out(action);
+        }
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let phase = phase(self.engine.state());
+        self.shared.view().verified = self.engine.verified();
+        if self.meter.phase(phase, self.engine.error()) {
+            self.shared.vm.phase_changed(phase);
+        }
+    }
+
+    fn carry_out(&mut self, action: DestinationAction) {
+        match action {
+            DestinationAction::Send(message) => self.send(&message),
+            DestinationAction::Check { machine, .. } => {
+                let checked = self.prepare(&machine);
+                self.handle(DestinationEvent::Checked(checked));
+            }
+            DestinationAction::Load(package) => {
+                let started = Instant::now();
+                let loaded = self.shared.vm.load(&package);
+                self.meter.part("load", started.elapsed());
+                self.handle(DestinationEvent::Loaded(loaded));
+            }
+            DestinationAction::Run { since_stop } => self.run(since_stop),
+            DestinationAction::PagesComplete => self.pages_complete(),
+            DestinationAction::Answer(owner) => {
+                if let Some(answer) = self.inquirers.pop_front() {
+                    let _ = answer.send(owner);
+                }
+            }
+            DestinationAction::Abandon => {
+                self.lanes.close_and_join();
+                self.early.clear();
+                self.plane = None;
+                self.shared.view().plane = None;
+                self.shared.vm.abandon();
+            }
+            DestinationAction::Close => self.lanes.close(),
+        }
+    }
+
+    fn send(&mut self, message: &ToSource) {
+        if let Err(error) = self.writer.write_all(&message.encode()) {
+            self.handle(DestinationEvent::LinkLost(error.to_string()));
+        }
+    }
+
+    fn prepare(&mut self, machine: &MachineDescription) -> Result<(), String> {
+        let plane = self.shared.vm.prepare(machine)?;
+        plane.start_reader().map_err(|error| format!("cannot read page faults: {error}"))?;
+        self.shared.view().plane = Some(plane.clone());
+        self.plane = Some(plane);
+        for (role, channel) in std::mem::take(&mut self.early) {
+            self.lane(role, channel);
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, since_stop: Duration) {
+        let (read_at, _) = self.handover_at.unwrap_or((Instant::now(), since_stop));
+        let started = self.shared.vm.run(since_stop + read_at.elapsed());
+        self.meter.part("stop to handover (source)", since_stop);
+        self.meter.part("handover to running", read_at.elapsed());
+        self.meter.downtime(since_stop + read_at.elapsed());
+        self.meter.handed_over();
+        self.handle(DestinationEvent::Started(started));
+    }
+
+    fn pages_complete(&mut self) {
+        self.meter.drained();
+        if let Some(plane) = self.plane.take() {
+            let stats = plane.stats();
+            {
+                let mut view = self.shared.view();
+                view.faults = stats;
+                view.plane = None;
+            }
+            self.shared.vm.complete();
+            if let Err(error) = plane.release() {
+                log::warn!("all pages are here, but page service stays: {error}");
+            }
+        }
+    }
+
+    /// Puts a thread into a connection for pages.
+    fn lane(&mut self, role: Role, channel: Channel) {
+        self.lanes.add(channel.control.clone());
+        let Some(plane) = self.plane.clone() else {
+            self.early.push((role, channel));
+            return;
+        };
+        let spawned = match role {
+            Role::Demand => self.demand(&plane, channel),
+            _ => self.bulk(&plane, channel),
+        };
+        if let Err(error) = spawned {
+            self.handle(DestinationEvent::LinkLost(format!("no thread: {error}")));
+        }
+    }
+
+    fn receiver(&self, plane: &Arc<FaultPlane>) -> PageReceiver {
+        let events = self.events.clone();
+        PageReceiver {
+            plane: plane.clone(),
+            layout: self.shared.layout.clone(),
+            arrivals: self.arrivals.clone(),
+            all_here: Arc::new(move |digest| {
+                let _ = events.send(Event::Engine(DestinationEvent::AllPages { digest }));
+            }),
+        }
+    }
+
+    /// What a lane's thread reports when its lane ends. Once all pages are here it does not matter.
+    fn lane_ended(&self, name: &'static str) -> impl Fn(&str) + Send + Sync + use<> {
+        let (events, arrivals) = (self.events.clone(), self.arrivals.clone());
+        let total = self.shared.layout.total_pages();
+        move |error| {
+            if arrivals.tally().pages < total {
+                let lost = DestinationEvent::LinkLost(format!("{name} connection: {error}"));
+                let _ = events.send(Event::Engine(lost));
+            }
+        }
+    }
+
+    fn demand(&self, plane: &Arc<FaultPlane>, channel: Channel) -> std::io::Result<()> {
+        let failed = self.lane_ended("demand");
+        let requests = RequestLane::new(channel.writer, move |error| failed(&error.to_string()));
+        plane.set_requester(Arc::new(requests));
+        let (receiver, ended) = (self.receiver(plane), self.lane_ended("demand"));
+        self.lanes.spawn("demand-in", move || {
+            if let Err(error) = receiver.run(channel.reader, &mut |_| Ok(())) {
+                ended(&error.to_string());
+            }
+        })
+    }
+
+    fn bulk(&self, plane: &Arc<FaultPlane>, channel: Channel) -> std::io::Result<()> {
+        let (receiver, ended) = (self.receiver(plane), self.lane_ended("bulk"));
+        let window = u64::from(self.shared.options.credit_bytes);
+        self.lanes.spawn("bulk-in", move || {
+            let mut credit = CreditGiver::new(channel.writer, window);
+            if let Err(error) = receiver.run(channel.reader, &mut |bytes| credit.give(bytes)) {
+                ended(&error.to_string());
+            }
+        })
+    }
+}

@@ -1,0 +1,102 @@
+//! The first bytes of a connection, in bounded time.
+
+use crate::channel::{self, Channel};
+use socket2::Socket;
+use std::io::{self, ErrorKind, Read, Write};
+use std::time::{Duration, Instant};
+use umem_wire::{Features, PREFACE_BYTES, Preface, REPLY_BYTES, Reply, Verdict, WireError};
+
+/// Longest time for the other end's first bytes.
+pub(crate) const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Why a connection came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HandshakeError {
+    #[error("the connection broke at its start ({0}); is the other end a umem destination?")]
+    Io(#[from] io::Error),
+    #[error("no answer to the first message within {} s; is the other end a umem destination?", HANDSHAKE_WITHIN.as_secs())]
+    Late,
+    #[error(
+        "the other end closed the connection at its start; is it a umem destination that takes postcopy (-postcopy)?"
+    )]
+    Closed,
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error("the destination is taking in another guest, or has one")]
+    Busy,
+    #[error("the destination does not know this migration (it was restarted, or is another one)")]
+    UnknownSession,
+    #[error("the destination was started without -postcopy; start it with -postcopy -incoming")]
+    NotPostcopy,
+}
+
+/// Reads exactly, until a deadline for all of it.
+fn read_by(
+    mut socket: &Socket,
+    mut buffer: &mut [u8],
+    deadline: Instant,
+) -> Result<(), HandshakeError> {
+    while !buffer.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(HandshakeError::Late);
+        }
+        socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+        match socket.read(buffer) {
+            Ok(0) => return Err(HandshakeError::Closed),
+            Ok(count) => buffer = buffer.get_mut(count..).unwrap_or_default(),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return Err(HandshakeError::Late);
+            }
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {
+                return Err(HandshakeError::Closed);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// The source's side: says what the connection is for, and hears whether it is taken.
+pub(crate) fn call(
+    socket: Socket,
+    preface: &Preface,
+    peer: String,
+    again: bool,
+) -> Result<Channel, HandshakeError> {
+    (&socket).write_all(&preface.encode())?;
+    let mut reply = [0; REPLY_BYTES];
+    read_by(&socket, &mut reply, Instant::now() + HANDSHAKE_WITHIN)?;
+    match Reply::decode(&reply)?.verdict {
+        Verdict::Accepted => {}
+        Verdict::Busy => return Err(HandshakeError::Busy),
+        Verdict::UnknownSession => return Err(HandshakeError::UnknownSession),
+        Verdict::NotPostcopy => return Err(HandshakeError::NotPostcopy),
+        // `decode` has made an error of it.
+        Verdict::Version => return Err(HandshakeError::Closed),
+    }
+    socket.set_read_timeout(None)?;
+    Ok(channel::from_socket(socket, peer, again))
+}
+
+/// The destination's side: hears what the connection is for.
+pub(crate) fn hear(socket: &Socket) -> Result<Preface, HandshakeError> {
+    let mut preface = [0; PREFACE_BYTES];
+    read_by(socket, &mut preface, Instant::now() + HANDSHAKE_WITHIN)?;
+    match Preface::decode(&preface) {
+        Ok(preface) => Ok(preface),
+        Err(error) => {
+            if matches!(error, WireError::Version { .. }) {
+                answer(socket, Verdict::Version)?;
+            }
+            Err(error.into())
+        }
+    }
+}
+
+/// The destination's answer.
+pub(crate) fn answer(mut socket: &Socket, verdict: Verdict) -> io::Result<()> {
+    socket.set_read_timeout(None)?;
+    socket.write_all(&Reply { verdict, features: Features::default() }.encode())
+}

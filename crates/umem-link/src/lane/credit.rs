@@ -1,0 +1,104 @@
+//! How much bulk may be under way: the receiver gives back what it has dealt with.
+
+use super::{FrameReader, LaneError};
+use std::io::{Read, Write};
+use umem_wire::{decode_credit, encode_credit};
+
+/// Longest body of a credit frame.
+const CREDIT_BODY: usize = 8;
+
+/// The sender's side of a bulk lane's credit.
+pub(crate) struct CreditWindow {
+    frames: FrameReader,
+    window: u64,
+    outstanding: u64,
+}
+
+impl CreditWindow {
+    /// At most `window` bytes under way; what is given back comes from `reader`.
+    pub(crate) fn new(reader: Box<dyn Read + Send>, window: u64) -> Self {
+        Self { frames: FrameReader::new(reader, CREDIT_BODY), window, outstanding: 0 }
+    }
+
+    /// Waits until `bytes` more may be sent, and counts them as sent. A frame longer than the whole
+    /// window may go alone.
+    pub(crate) fn take(&mut self, bytes: u64) -> Result<(), LaneError> {
+        while self.outstanding > 0 && self.outstanding + bytes > self.window {
+            let frame = self.frames.next()?;
+            let claimed = decode_credit(frame.kind, frame.body)?;
+            let outstanding = self.outstanding;
+            self.outstanding = outstanding
+                .checked_sub(claimed)
+                .ok_or(LaneError::Credit { claimed, outstanding })?;
+        }
+        self.outstanding += bytes;
+        Ok(())
+    }
+}
+
+/// The receiver's side.
+pub(crate) struct CreditGiver {
+    writer: Box<dyn Write + Send>,
+    owed: u64,
+    step: u64,
+}
+
+impl CreditGiver {
+    /// Gives back in steps that are small beside the window.
+    pub(crate) fn new(writer: Box<dyn Write + Send>, window: u64) -> Self {
+        Self { writer, owed: 0, step: window / 4 }
+    }
+
+    /// So many bytes were dealt with.
+    pub(crate) fn give(&mut self, bytes: u64) -> Result<(), LaneError> {
+        self.owed += bytes;
+        if self.owed > self.step {
+            self.writer.write_all(&encode_credit(self.owed))?;
+            self.owed = 0;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::{Faults, pair};
+
+    #[test]
+    fn never_more_than_the_window_is_under_way_and_nobody_waits_for_ever() {
+        let (a, b) = pair(Faults::default(), Faults::default());
+        let window = 1000;
+        let mut credit = CreditWindow::new(a.reader, window);
+        let (tell, told) = crossbeam_channel::unbounded();
+        let receiver = std::thread::spawn(move || {
+            let mut giver = CreditGiver::new(b.writer, window);
+            let mut all = 0;
+            while let Ok(bytes) = told.recv() {
+                all += bytes;
+                giver.give(bytes).unwrap();
+            }
+            all
+        });
+        let mut all = 0;
+        for step in 0..500u64 {
+            let bytes = step * 37 % 600 + 1;
+            credit.take(bytes).unwrap();
+            assert!(credit.outstanding <= window);
+            tell.send(bytes).unwrap();
+            all += bytes;
+        }
+        credit.take(5000).unwrap();
+        drop(tell);
+        assert_eq!(receiver.join().unwrap(), all);
+    }
+
+    #[test]
+    fn credit_for_what_was_never_sent_is_an_error() {
+        let (a, mut b) = pair(Faults::default(), Faults::default());
+        let mut credit = CreditWindow::new(a.reader, 10);
+        credit.take(10).unwrap();
+        b.writer.write_all(&encode_credit(11)).unwrap();
+        assert!(matches!(credit.take(1), Err(LaneError::Credit { claimed: 11, outstanding: 10 })));
+    }
+}

@@ -1,0 +1,69 @@
+//! Lanes: connections with a role, and what runs on them.
+
+mod credit;
+mod frames;
+mod receive;
+mod request;
+mod send;
+
+pub(crate) use credit::{CreditGiver, CreditWindow};
+pub(crate) use frames::FrameReader;
+pub(crate) use receive::{Arrivals, PageReceiver};
+pub(crate) use request::RequestLane;
+pub(crate) use send::{Departures, PageSender};
+
+use std::io;
+use umem_fault::FaultError;
+use umem_migrate::BadRequest;
+use umem_wire::WireError;
+
+/// Why a lane has ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LaneError {
+    /// The connection.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The peer closed it, between two frames.
+    #[error("the peer closed the connection")]
+    Closed,
+    /// The peer closed it, in the middle of a frame.
+    #[error("the connection ended in the middle of a frame")]
+    Torn,
+    /// What came is no frame.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// A page did not arrive as it was sent.
+    #[error(
+        "page {page:#x} was altered on its way (checksum {got:016x} instead of {expected:016x})"
+    )]
+    Altered {
+        /// The page.
+        page: u64,
+        /// Its checksum here.
+        got: u64,
+        /// Its checksum as sent.
+        expected: u64,
+    },
+    /// Pages that the guest does not have.
+    #[error("the source sends {count} pages from {start:#x} on, which the guest does not have")]
+    NoSuchPages {
+        /// First page.
+        start: u64,
+        /// How many.
+        count: u64,
+    },
+    /// The peer asks for what is not there.
+    #[error(transparent)]
+    Request(#[from] BadRequest),
+    /// A page could not be installed.
+    #[error(transparent)]
+    Install(#[from] FaultError),
+    /// The peer gives back more credit than it was sent bytes.
+    #[error("the destination acknowledges {claimed} bytes of {outstanding} that are under way")]
+    Credit {
+        /// What it says.
+        claimed: u64,
+        /// What there is.
+        outstanding: u64,
+    },
+}

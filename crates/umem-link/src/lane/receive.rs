@@ -1,0 +1,161 @@
+//! The destination's lanes: pages from the connection, checked, put in place, counted.
+
+use super::{FrameReader, LaneError};
+use std::cell::RefCell;
+use std::io::Read;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use umem_fault::{Content, FaultPlane, Installed};
+use umem_memory::{PageIndex, PageRange, RamLayout};
+use umem_migrate::Tally;
+use umem_wire::{Cause, PageKind, PagesFrame, PagesHead, page_hash};
+
+/// What has arrived, counted by cause; shared by all lanes of a destination.
+#[derive(Debug, Default)]
+pub(crate) struct Arrivals {
+    pub(crate) demand: AtomicU64,
+    pub(crate) prefault: AtomicU64,
+    pub(crate) background: AtomicU64,
+    pub(crate) fill: AtomicU64,
+    pub(crate) duplicate: AtomicU64,
+    tally: Mutex<Tally>,
+}
+
+impl Arrivals {
+    /// Pages in place and their digest.
+    pub(crate) fn tally(&self) -> Tally {
+        *self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, cause: Cause, installed: Installed, fill: bool) {
+        let pages = installed.installed;
+        let counter = match cause {
+            Cause::Demand => &self.demand,
+            Cause::Prefault => &self.prefault,
+            Cause::Background => &self.background,
+        };
+        counter.fetch_add(pages, Ordering::Relaxed);
+        if fill {
+            self.fill.fetch_add(pages, Ordering::Relaxed);
+        }
+        self.duplicate.fetch_add(installed.duplicate, Ordering::Relaxed);
+    }
+}
+
+/// Receives pages of one guest. Cheap to clone, one for each lane.
+#[derive(Clone)]
+pub(crate) struct PageReceiver {
+    pub(crate) plane: Arc<FaultPlane>,
+    pub(crate) layout: RamLayout,
+    pub(crate) arrivals: Arc<Arrivals>,
+    /// Told, once, when all pages are here: their digest.
+    pub(crate) all_here: Arc<dyn Fn(u128) + Send + Sync>,
+}
+
+impl PageReceiver {
+    /// Installs pages until the lane ends. `dealt_with` hears of each frame's length after it.
+    pub(crate) fn run(
+        &self,
+        reader: Box<dyn Read + Send>,
+        dealt_with: &mut dyn FnMut(u64) -> Result<(), LaneError>,
+    ) -> Result<(), LaneError> {
+        let page_bytes = self.layout.page_size().len();
+        let mut frames = FrameReader::new(reader, PagesFrame::max_body(page_bytes));
+        loop {
+            let frame = frames.next()?;
+            let bytes = frame.wire_bytes();
+            match PagesFrame::decode(frame.kind, frame.body, page_bytes)? {
+                PagesFrame::Pages(head) => self.pages(&head)?,
+                PagesFrame::Run(run) => {
+                    let range = self.checked(run.start, run.count)?;
+                    self.place(range, Content::Fill(run.byte), run.cause, |_| {
+                        PageKind::Fill(run.byte)
+                    })?;
+                }
+            }
+            dealt_with(bytes)?;
+        }
+    }
+
+    fn checked(&self, start: u64, count: u64) -> Result<PageRange, LaneError> {
+        let range = PageRange::new(PageIndex(start), count);
+        if self.layout.holds(range) {
+            Ok(range)
+        } else {
+            Err(LaneError::NoSuchPages { start, count })
+        }
+    }
+
+    fn pages(&self, head: &PagesHead<'_>) -> Result<(), LaneError> {
+        self.checked(head.start, head.count())?;
+        let mut kinds = Vec::with_capacity(head.count() as usize);
+        for (page, kind, content) in head.pages() {
+            if let PageKind::Content(expected) = kind {
+                let got = page_hash(page, content);
+                if got != expected {
+                    return Err(LaneError::Altered { page, got, expected });
+                }
+            }
+            kinds.push(kind);
+        }
+        let mut content = head.content();
+        let mut start = head.start;
+        for run in kinds.chunk_by(|a, b| alike(*a, *b)) {
+            let range = PageRange::new(PageIndex(start), run.len() as u64);
+            let same = match run.first() {
+                Some(PageKind::Content(_)) => {
+                    let bytes = run.len() << self.layout.page_size().shift();
+                    let (these, rest) = content.split_at_checked(bytes).unwrap_or_default();
+                    content = rest;
+                    Content::Bytes(these)
+                }
+                Some(PageKind::Fill(byte)) => Content::Fill(*byte),
+                _ => Content::Unreadable,
+            };
+            let kind_of = |page: u64| {
+                let at = usize::try_from(page - range.start.0).ok();
+                at.and_then(|at| run.get(at).copied()).unwrap_or(PageKind::Unreadable)
+            };
+            self.place(range, same, head.cause, kind_of)?;
+            start += run.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn place(
+        &self,
+        range: PageRange,
+        same: Content<'_>,
+        cause: Cause,
+        kind_of: impl Fn(u64) -> PageKind,
+    ) -> Result<(), LaneError> {
+        let tally = RefCell::new(Tally::default());
+        let placed = |run: PageRange| {
+            let mut tally = tally.borrow_mut();
+            run.pages().for_each(|page| tally.add(page.0, kind_of(page.0)));
+        };
+        let installed = self.plane.install_each(range, same, &placed);
+        // What is in place counts, even if the rest failed.
+        let tally = tally.into_inner();
+        if tally.pages > 0 {
+            self.merge(tally);
+        }
+        self.arrivals.count(cause, installed?, matches!(same, Content::Fill(_)));
+        Ok(())
+    }
+
+    fn merge(&self, tally: Tally) {
+        let mut all = self.arrivals.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        all.merge(tally);
+        if all.pages == self.layout.total_pages() {
+            (self.all_here)(all.digest);
+        }
+    }
+}
+
+fn alike(a: PageKind, b: PageKind) -> bool {
+    match (a, b) {
+        (PageKind::Content(_), PageKind::Content(_)) => true,
+        (a, b) => a == b,
+    }
+}

@@ -1,0 +1,136 @@
+//! Requests for pages: from whoever needs them, onto the demand lane.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError, TryLockError};
+use umem_fault::PageRequester;
+use umem_memory::PageIndex;
+use umem_wire::{MAX_REQUEST_PAGES, encode_request};
+
+/// Writes requests by the thread that needs the page, with no thread between.
+///
+/// While one thread writes, the pages that others ask for queue up, and go out together in its next
+/// frame: faults that wait at the same time cost one request.
+pub(crate) struct RequestLane {
+    queue: Mutex<Vec<u64>>,
+    writer: Mutex<Box<dyn Write + Send>>,
+    failed: Box<dyn Fn(std::io::Error) + Send + Sync>,
+    frames: AtomicU64,
+    pages: AtomicU64,
+}
+
+impl RequestLane {
+    /// A lane that tells of its end by `failed`, perhaps more than once.
+    pub(crate) fn new(
+        writer: Box<dyn Write + Send>,
+        failed: impl Fn(std::io::Error) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            queue: Mutex::default(),
+            writer: Mutex::new(writer),
+            failed: Box::new(failed),
+            frames: AtomicU64::new(0),
+            pages: AtomicU64::new(0),
+        }
+    }
+
+    /// Requests sent, and the pages in them.
+    #[cfg(test)]
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.frames.load(Ordering::Relaxed), self.pages.load(Ordering::Relaxed))
+    }
+
+    fn take_queue(&self) -> Vec<u64> {
+        std::mem::take(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Writes what is queued, unless another thread is at it, which then does.
+    fn flush(&self) {
+        loop {
+            let mut writer = match self.writer.try_lock() {
+                Ok(writer) => writer,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            loop {
+                let pages = self.take_queue();
+                if pages.is_empty() {
+                    break;
+                }
+                for pages in pages.chunks(MAX_REQUEST_PAGES) {
+                    self.frames.fetch_add(1, Ordering::Relaxed);
+                    self.pages.fetch_add(pages.len() as u64, Ordering::Relaxed);
+                    if let Err(error) = writer.write_all(&encode_request(pages)) {
+                        (self.failed)(error);
+                        return;
+                    }
+                }
+            }
+            drop(writer);
+            // Somebody may have queued a page and left it to us just before the lock was given back.
+            if self.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+                return;
+            }
+        }
+    }
+}
+
+impl PageRequester for RequestLane {
+    fn request(&self, pages: &[PageIndex]) {
+        self.queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(pages.iter().map(|page| page.0));
+        self.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::{Faults, pair};
+    use crate::lane::FrameReader;
+    use std::sync::{Arc, Barrier};
+    use umem_wire::{MAX_CONTROL_BODY, decode_request};
+
+    /// A writer that waits, in its first call, until it is let go.
+    struct Slow<W>(W, Option<Arc<Barrier>>);
+
+    impl<W: Write> Write for Slow<W> {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            if let Some(gate) = self.1.take() {
+                gate.wait();
+                gate.wait();
+            }
+            self.0.write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn faults_that_wait_together_go_out_in_one_request() {
+        let (a, b) = pair(Faults::default(), Faults::default());
+        let gate = Arc::new(Barrier::new(2));
+        let writer = Slow(a.writer, Some(gate.clone()));
+        let lane = Arc::new(RequestLane::new(Box::new(writer), |error| panic!("{error}")));
+        let first = lane.clone();
+        let first = std::thread::spawn(move || first.request(&[PageIndex(0)]));
+        gate.wait();
+        for page in 1..=15 {
+            lane.request(&[PageIndex(page)]);
+        }
+        gate.wait();
+        first.join().unwrap();
+        assert_eq!(lane.counts(), (2, 16));
+        let mut frames = FrameReader::new(b.reader, MAX_CONTROL_BODY);
+        let mut next = || {
+            let frame = frames.next().unwrap();
+            decode_request(frame.kind, frame.body).unwrap()
+        };
+        assert_eq!(next(), [0]);
+        assert_eq!(next(), (1..=15).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,247 @@
+//! The source's lanes: pages out of frozen memory, straight into the connection.
+
+use super::{CreditWindow, FrameReader, LaneError};
+use crate::channel::write_all_vectored;
+use std::io::{IoSlice, Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use umem_memory::{FrozenRam, PageIndex, PageRange};
+use umem_migrate::{SendPlan, Tally, Wanted};
+use umem_wire::{
+    Cause, MAX_CONTROL_BODY, PageKind, PagesBuilder, RunFrame, decode_request, page_hash,
+};
+
+/// Pages in a frame of the background: what a demanded page may have to wait for on a shared link.
+const CHUNK_PAGES: u64 = 64;
+
+/// What has gone out, counted by cause; shared by all lanes of a source.
+#[derive(Debug, Default)]
+pub(crate) struct Departures {
+    pub(crate) demand: AtomicU64,
+    pub(crate) prefault: AtomicU64,
+    pub(crate) background: AtomicU64,
+    pub(crate) fill: AtomicU64,
+    tally: Mutex<Tally>,
+}
+
+impl Departures {
+    fn count(&self, cause: Cause, pages: u64, fills: u64) {
+        let counter = match cause {
+            Cause::Demand => &self.demand,
+            Cause::Prefault => &self.prefault,
+            Cause::Background => &self.background,
+        };
+        counter.fetch_add(pages, Ordering::Relaxed);
+        self.fill.fetch_add(fills, Ordering::Relaxed);
+    }
+
+    fn merge(&self, tally: Tally) {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).merge(tally);
+    }
+
+    /// Pages counted and their digest.
+    pub(crate) fn tally(&self) -> Tally {
+        *self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sends pages of one stopped guest. Cheap to clone, one for each lane.
+#[derive(Clone)]
+pub(crate) struct PageSender {
+    pub(crate) ram: FrozenRam,
+    pub(crate) plan: Arc<SendPlan>,
+    pub(crate) departures: Arc<Departures>,
+}
+
+impl PageSender {
+    fn page_bytes(&self) -> usize {
+        self.ram.ram().layout().page_size().len()
+    }
+
+    /// What a page holds, and its bytes if they have to be sent.
+    fn look(&self, page: PageIndex) -> (PageKind, &[u8]) {
+        let Some(content) = self.ram.slice(PageRange::one(page)) else {
+            return (PageKind::Unreadable, &[]);
+        };
+        match repeated_byte(content) {
+            Some(byte) => (PageKind::Fill(byte), &[]),
+            None => (PageKind::Content(page_hash(page.0, content)), content),
+        }
+    }
+
+    /// Answers requests until the lane ends.
+    pub(crate) fn serve_demand(
+        &self,
+        reader: Box<dyn Read + Send>,
+        mut writer: Box<dyn Write + Send>,
+    ) -> Result<(), LaneError> {
+        let mut frames = FrameReader::new(reader, MAX_CONTROL_BODY);
+        loop {
+            let frame = frames.next()?;
+            let requested = decode_request(frame.kind, frame.body)?;
+            let order = self.plan.demand(&requested)?;
+            self.send_wanted(&mut *writer, &order)?;
+        }
+    }
+
+    /// Sends pages in exactly this order, joining those that adjoin into one frame, in one write.
+    fn send_wanted(&self, writer: &mut dyn Write, order: &[Wanted]) -> Result<(), LaneError> {
+        let mut tally = Tally::default();
+        let mut heads = Vec::new();
+        for run in order.chunk_by(|a, b| a.page.0 + 1 == b.page.0 && a.cause == b.cause) {
+            for run in run.chunks(CHUNK_PAGES as usize) {
+                let Some(first) = run.first() else { continue };
+                let mut frame = PagesBuilder::new(first.page.0, first.cause, self.page_bytes());
+                let (mut contents, mut fills) = (Vec::new(), 0);
+                for wanted in run {
+                    let (kind, content) = self.checked(wanted.page);
+                    frame.push(kind);
+                    contents.push(content);
+                    if wanted.first {
+                        tally.add(wanted.page.0, kind);
+                        fills += u64::from(matches!(kind, PageKind::Fill(_)));
+                    }
+                }
+                let firsts = run.iter().filter(|wanted| wanted.first).count() as u64;
+                self.departures.count(first.cause, firsts, fills);
+                heads.push((frame.head(), contents));
+            }
+        }
+        // Before the bytes go: whoever has them may find that they are the last.
+        self.departures.merge(tally);
+        let mut slices: Vec<IoSlice<'_>> = Vec::new();
+        for (head, contents) in &heads {
+            slices.push(IoSlice::new(head));
+            slices.extend(contents.iter().map(|content| IoSlice::new(content)));
+        }
+        write_all_vectored(writer, &mut slices)?;
+        Ok(())
+    }
+
+    /// As `look`, with a page that the hardware cannot read found before it is touched.
+    fn checked(&self, page: PageIndex) -> (PageKind, &[u8]) {
+        if self.ram.is_readable(PageRange::one(page)) {
+            self.look(page)
+        } else {
+            (PageKind::Unreadable, &[])
+        }
+    }
+
+    /// Sends pages that nobody waits for. `go_on` is asked before each chunk and waits while the
+    /// background is off; `false` ends.
+    pub(crate) fn serve_background(
+        &self,
+        writer: &mut dyn Write,
+        credit: &mut CreditWindow,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<(), LaneError> {
+        while go_on() {
+            let Some(range) = self.plan.next_background(CHUNK_PAGES) else { return Ok(()) };
+            self.send_chunk(writer, credit, range)?;
+        }
+        Ok(())
+    }
+
+    fn send_chunk(
+        &self,
+        writer: &mut dyn Write,
+        credit: &mut CreditWindow,
+        range: PageRange,
+    ) -> Result<(), LaneError> {
+        let readable = self.ram.is_readable(range);
+        let mut frame = PagesBuilder::new(range.start.0, Cause::Background, self.page_bytes());
+        let mut tally = Tally::default();
+        let mut contents = Vec::with_capacity(range.count as usize);
+        for page in range.pages() {
+            let (kind, content) = if readable { self.look(page) } else { self.checked(page) };
+            frame.push(kind);
+            tally.add(page.0, kind);
+            if !content.is_empty() {
+                contents.push(content);
+            }
+        }
+        self.departures.count(Cause::Background, range.count, range.count - contents.len() as u64);
+        self.departures.merge(tally);
+        let head = frame.head();
+        let bytes = head.len() + contents.len() * self.page_bytes();
+        credit.take(bytes as u64)?;
+        let mut slices = vec![IoSlice::new(&head)];
+        slices.extend(contents.iter().map(|content| IoSlice::new(content)));
+        write_all_vectored(writer, &mut slices)?;
+        Ok(())
+    }
+
+    /// Sends all that the guest never touched, as runs: it costs no look at memory.
+    pub(crate) fn send_holes(
+        &self,
+        writer: &mut dyn Write,
+        credit: &mut CreditWindow,
+    ) -> Result<(), LaneError> {
+        for block in self.ram.ram().layout().blocks() {
+            let populated = match self.ram.populated(block.range()) {
+                Ok(populated) => populated,
+                Err(error) => {
+                    log::warn!("cannot tell which memory the guest used ({error}); looking at all");
+                    return Ok(());
+                }
+            };
+            let mut at = block.first_page.0;
+            let end = at + block.pages;
+            let ends = populated.iter().map(|range| (range.start.0, range.start.0 + range.count));
+            for (used_from, used_to) in ends.chain([(end, end)]) {
+                self.send_hole(writer, credit, at..used_from)?;
+                at = used_to;
+            }
+        }
+        Ok(())
+    }
+
+    fn send_hole(
+        &self,
+        writer: &mut dyn Write,
+        credit: &mut CreditWindow,
+        pages: std::ops::Range<u64>,
+    ) -> Result<(), LaneError> {
+        let mut tally = Tally::default();
+        for page in pages.clone() {
+            if self.plan.claim(PageIndex(page)) {
+                tally.add(page, PageKind::Fill(0));
+            }
+        }
+        if tally.pages == 0 {
+            return Ok(());
+        }
+        self.departures.count(Cause::Background, tally.pages, tally.pages);
+        self.departures.merge(tally);
+        let count = pages.end - pages.start;
+        let run = RunFrame { start: pages.start, count, byte: 0, cause: Cause::Background };
+        let frame = run.encode();
+        credit.take(frame.len() as u64)?;
+        writer.write_all(&frame)?;
+        Ok(())
+    }
+}
+
+/// The byte of which a page consists, if it is one.
+fn repeated_byte(page: &[u8]) -> Option<u8> {
+    let (first, rest) = page.split_first()?;
+    // Each byte equals the one before it. The comparison ends at the first that does not.
+    (page.get(..rest.len())? == rest).then_some(*first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_pages_of_one_byte_are_taken_for_such() {
+        let mut page = [7u8; 4096];
+        assert_eq!(repeated_byte(&page), Some(7));
+        for at in [0, 1, 2047, 4095] {
+            page[at] = 8;
+            assert_eq!(repeated_byte(&page), None, "{at}");
+            page[at] = 7;
+        }
+        assert_eq!(repeated_byte(&[]), None);
+    }
+}

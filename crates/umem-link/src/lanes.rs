@@ -1,0 +1,72 @@
+//! The open connections of a migration, and the threads inside them.
+
+use crate::channel::{ByteCounts, ChannelControl};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+#[derive(Default)]
+struct Inner {
+    controls: Vec<Arc<dyn ChannelControl>>,
+    threads: Vec<JoinHandle<()>>,
+    closed: bool,
+}
+
+/// All connections of one migration at one end. Shared with whoever counts bytes or ends them.
+#[derive(Clone, Default)]
+pub(crate) struct Lanes(Arc<Mutex<Inner>>);
+
+impl Lanes {
+    fn with<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// One more connection; ended at once if all were.
+    pub(crate) fn add(&self, control: Arc<dyn ChannelControl>) {
+        self.with(|inner| {
+            if inner.closed {
+                control.shutdown();
+            }
+            inner.controls.push(control);
+        });
+    }
+
+    /// Runs a thread that ends when its connection does.
+    pub(crate) fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body)?;
+        self.with(|inner| inner.threads.push(thread));
+        Ok(())
+    }
+
+    /// Ends all connections, those under way and those to come.
+    pub(crate) fn close(&self) {
+        self.with(|inner| {
+            inner.closed = true;
+            inner.controls.iter().for_each(|control| control.shutdown());
+        });
+    }
+
+    /// Ends all connections and waits for their threads. Not to be called by one of them.
+    pub(crate) fn close_and_join(&self) {
+        self.close();
+        loop {
+            let threads = self.with(|inner| std::mem::take(&mut inner.threads));
+            if threads.is_empty() {
+                return;
+            }
+            for thread in threads {
+                if thread.join().is_err() {
+                    log::error!("a migration thread has panicked");
+                }
+            }
+        }
+    }
+
+    /// Bytes on the wire.
+    pub(crate) fn counts(&self) -> ByteCounts {
+        let controls = self.with(|inner| inner.controls.clone());
+        let mut sum = ByteCounts::default();
+        controls.iter().for_each(|control| sum += control.counts());
+        sum
+    }
+}

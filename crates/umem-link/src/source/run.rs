@@ -1,0 +1,331 @@
+//! The migration's thread: carries out what the state machine says.
+
+use super::lanes::{First, PageLanes, Session};
+use super::{Event, Shared, SourceOptions};
+use crate::channel::{Channel, MuxChannels, split};
+use crate::lane::{CreditWindow, FrameReader, LaneError, PageSender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use std::io::{Read, Write};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+use umem_memory::FrozenRam;
+use umem_migrate::{Source, SourceAction, SourceEvent, SourceState};
+use umem_wire::{MAX_CONTROL_BODY, ToDestination, ToSource};
+
+/// Longest sleep of the thread; its deadlines are shorter.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// Runs a migration to its end.
+pub(super) fn run(
+    shared: &Arc<Shared>,
+    events: &Sender<Event>,
+    inbox: &Receiver<Event>,
+    connection: Option<Channel>,
+    options: SourceOptions,
+) {
+    let connected = match connection {
+        None => Session::new().and_then(|session| {
+            let first = session.open(shared)?;
+            Ok((Some(session), first))
+        }),
+        Some(connection) => whole(shared, connection).map(|first| (None, first)),
+    };
+    let (session, First { control, pages }) = match connected {
+        Ok(connected) if !shared.cancelled.load(Ordering::Acquire) => connected,
+        failed => {
+            let why = failed.err().unwrap_or_else(|| "cancelled".to_owned());
+            shared.lanes.close();
+            finish(shared, SourceState::Failed, Some(&why), inbox);
+            return;
+        }
+    };
+    let machine = shared.vm.describe();
+    let mut runner = Runner {
+        shared,
+        events,
+        session,
+        options,
+        engine: Source::new(shared.meter.now(), machine, options.bulk_lanes),
+        writer: control.writer,
+        pages,
+        credit_bytes: 0,
+        ram: None,
+        bulk: Vec::new(),
+        handover_at: None,
+        stop_ended: None,
+    };
+    runner.listen(control.reader);
+    runner.serve(inbox);
+    let (state, error) = (runner.engine.state(), runner.engine.error().map(str::to_owned));
+    drop(runner);
+    finish(shared, state, error.as_deref(), inbox);
+}
+
+/// One connection that carries everything, opened by the caller.
+fn whole(shared: &Shared, connection: Channel) -> Result<First, String> {
+    let MuxChannels { demand, control, bulk } =
+        split(connection).map_err(|error| error.to_string())?;
+    for lane in [&demand, &control, &bulk] {
+        shared.lanes.add(lane.control.clone());
+    }
+    Ok(First { control, pages: Some(PageLanes { demand, bulk: vec![bulk] }) })
+}
+
+fn finish(shared: &Shared, state: SourceState, error: Option<&str>, inbox: &Receiver<Event>) {
+    shared.background.change(|background| background.1 = true);
+    shared.meter.end();
+    publish(shared, state, error);
+    while let Ok(event) = inbox.try_recv() {
+        if let Event::Ask(_, answer) = event {
+            let _ = answer.send(Err("no migration is under way".to_owned()));
+        }
+    }
+}
+
+/// Lets everybody see where the migration is.
+fn publish(shared: &Shared, state: SourceState, error: Option<&str>) {
+    *shared.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+    let phase = match state {
+        SourceState::Describing | SourceState::Opening => "setup",
+        SourceState::Stopping | SourceState::Preparing => "device",
+        SourceState::HandoverUnknown | SourceState::Inquiring => "handover-unknown",
+        SourceState::Serving => "postcopy-active",
+        SourceState::Stranded => "postcopy-paused",
+        SourceState::Released => "completed",
+        SourceState::Failed if error == Some("cancelled") => "cancelled",
+        SourceState::Failed => "failed",
+    };
+    if shared.meter.phase(phase, error) {
+        shared.vm.phase_changed(phase);
+    }
+}
+
+struct Runner<'a> {
+    shared: &'a Arc<Shared>,
+    events: &'a Sender<Event>,
+    /// `None` over a connection that cannot be made again.
+    session: Option<Session>,
+    options: SourceOptions,
+    engine: Source,
+    writer: Box<dyn Write + Send>,
+    pages: Option<PageLanes>,
+    credit_bytes: u32,
+    ram: Option<FrozenRam>,
+    bulk: Vec<Channel>,
+    handover_at: Option<Instant>,
+    stop_ended: Option<Instant>,
+}
+
+impl Runner<'_> {
+    /// Hands what the destination says to the state machine, from a thread of its own.
+    fn listen(&mut self, reader: Box<dyn Read + Send>) {
+        let events = self.events.clone();
+        let listener = move || {
+            let mut frames = FrameReader::new(reader, MAX_CONTROL_BODY);
+            loop {
+                let message = frames.next().and_then(|frame| {
+                    Ok::<_, LaneError>(ToSource::decode(frame.kind, frame.body)?)
+                });
+                let (event, last) = match message {
+                    Ok(message) => (SourceEvent::Message(message), false),
+                    Err(error) => (SourceEvent::LinkLost(error.to_string()), true),
+                };
+                if events.send(Event::Engine(event)).is_err() || last {
+                    return;
+                }
+            }
+        };
+        if let Err(error) = self.shared.lanes.spawn("migration-in", listener) {
+            self.handle(SourceEvent::LinkLost(format!("no thread: {error}")));
+        }
+    }
+
+    fn serve(&mut self, inbox: &Receiver<Event>) {
+        self.act();
+        while !self.engine.ended() {
+            let now = self.shared.meter.now();
+            let wait = self.engine.deadline().map_or(IDLE, |at| at.saturating_sub(now));
+            match inbox.recv_timeout(wait) {
+                Ok(Event::Engine(event)) => self.handle(event),
+                Ok(Event::Ask(event, answer)) => {
+                    let _ = answer.send(self.engine.handle(self.shared.meter.now(), event));
+                }
+                Err(RecvTimeoutError::Timeout) => self.handle(SourceEvent::Tick),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.act();
+        }
+    }
+
+    fn handle(&mut self, event: SourceEvent) {
+        if matches!(event, SourceEvent::Message(ToSource::Running)) {
+            self.measure_handover();
+        }
+        // Only a monitor's wishes can be refused.
+        let _ = self.engine.handle(self.shared.meter.now(), event);
+    }
+
+    fn measure_handover(&mut self) {
+        if let (Some(handover), Some(stopped)) = (self.handover_at, self.stop_ended) {
+            self.shared
+                .meter
+                .part("state sent, loaded", handover.saturating_duration_since(stopped));
+            self.shared.meter.part("handover to running", handover.elapsed());
+        }
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.engine.poll_action() {
+            self.carry_out(action);
+        }
+        publish(self.shared, self.engine.state(), self.engine.error());
+    }
+
+    fn carry_out(&mut self, action: SourceAction) {
+        match action {
+            SourceAction::Send(message) => self.send(&message),
+            SourceAction::OpenLanes { credit_bytes } => {
+                self.credit_bytes = credit_bytes;
+                let opened = self.open_pages();
+                self.handle(SourceEvent::Opened(opened));
+            }
+            SourceAction::StopGuest => self.stop_guest(),
+            SourceAction::HandOver { since_stop } => self.hand_over(since_stop),
+            SourceAction::Serve => self.start_background(),
+            SourceAction::Inquire => self.inquire(),
+            SourceAction::TakeBack => {
+                // Nobody may look at memory that the guest writes again.
+                self.shared.background.change(|state| state.1 = true);
+                self.shared.lanes.close_and_join();
+                self.bulk.clear();
+                self.ram = None;
+                self.shared.vm.take_back();
+            }
+            SourceAction::CompareDigest(theirs) => {
+                let ours = self.shared.departures.tally().digest;
+                self.shared.meter.drained();
+                self.engine.digest_compared(ours, ours == theirs);
+                self.shared.verified.store(self.engine.verified(), Ordering::Release);
+            }
+            SourceAction::Release => self.shared.vm.released(),
+            SourceAction::Close => self.shared.lanes.close(),
+        }
+    }
+
+    fn send(&mut self, message: &ToDestination) {
+        if let Err(error) = self.writer.write_all(&message.encode()) {
+            self.handle(SourceEvent::LinkLost(error.to_string()));
+        }
+    }
+
+    fn open_pages(&mut self) -> Result<(), String> {
+        if self.pages.is_none() {
+            let session = self.session.ok_or("the connection carries no pages")?;
+            self.pages = Some(session.open_pages(self.shared, self.options.bulk_lanes)?);
+        }
+        Ok(())
+    }
+
+    fn stop_guest(&mut self) {
+        let stopped = self.shared.vm.stop().and_then(|guest| {
+            self.engine.note_stop(self.shared.meter.at(guest.stopped_at));
+            for (name, length) in &guest.parts {
+                self.shared.meter.part(name, *length);
+            }
+            self.stop_ended = Some(Instant::now());
+            let demand = self.pages.take().map(|PageLanes { demand, bulk }| {
+                self.bulk = bulk;
+                demand
+            });
+            self.ram = Some(guest.ram);
+            match demand.map(|demand| self.start_demand(demand)) {
+                Some(Ok(())) => Ok(guest.package),
+                Some(Err(error)) => Err(format!("no thread: {error}")),
+                None => Err("no connection for pages".to_owned()),
+            }
+        });
+        self.handle(SourceEvent::Stopped(stopped));
+    }
+
+    fn sender(&self) -> Option<PageSender> {
+        let (plan, departures) = (self.shared.plan.clone(), self.shared.departures.clone());
+        Some(PageSender { ram: self.ram.clone()?, plan, departures })
+    }
+
+    /// What a lane's thread reports when its lane ends.
+    fn lane_ended(
+        &self,
+        name: &'static str,
+    ) -> impl FnOnce(Result<(), LaneError>) + Send + 'static {
+        let events = self.events.clone();
+        move |result| {
+            if let Err(error) = result {
+                let lost = SourceEvent::LinkLost(format!("{name} connection: {error}"));
+                let _ = events.send(Event::Engine(lost));
+            }
+        }
+    }
+
+    fn start_demand(&self, demand: Channel) -> std::io::Result<()> {
+        let Some(sender) = self.sender() else { return Ok(()) };
+        let ended = self.lane_ended("demand");
+        self.shared.lanes.spawn("demand-out", move || {
+            ended(sender.serve_demand(demand.reader, demand.writer));
+        })
+    }
+
+    fn hand_over(&mut self, since_stop: Duration) {
+        self.shared.vm.handover_begun();
+        publish(self.shared, SourceState::HandoverUnknown, None);
+        self.handover_at = Some(Instant::now());
+        let since_stop_ns = u64::try_from(since_stop.as_nanos()).unwrap_or(u64::MAX);
+        self.send(&ToDestination::Handover { since_stop_ns });
+    }
+
+    fn start_background(&mut self) {
+        let downtime = self.engine.since_stop(self.shared.meter.now());
+        self.shared.meter.downtime(downtime);
+        self.shared.meter.handed_over();
+        self.shared.vm.handed_over();
+        for (number, lane) in std::mem::take(&mut self.bulk).into_iter().enumerate() {
+            let Some(sender) = self.sender() else { return };
+            let ended = self.lane_ended("bulk");
+            let (shared, window) = (self.shared.clone(), u64::from(self.credit_bytes));
+            let body = move || ended(background(&shared, &sender, lane, window, number == 0));
+            if let Err(error) = self.shared.lanes.spawn("bulk-out", body) {
+                self.handle(SourceEvent::LinkLost(format!("no thread: {error}")));
+            }
+        }
+    }
+
+    fn inquire(&mut self) {
+        let (shared, events) = (self.shared.clone(), self.events.clone());
+        let Some(session) = self.session else {
+            let none = "this connection cannot be made again to ask".to_owned();
+            return self.handle(SourceEvent::Answer(Err(none)));
+        };
+        let ask = move || {
+            let answer = SourceEvent::Answer(session.inquire(&shared));
+            let _ = events.send(Event::Engine(answer));
+        };
+        // Not one of the lanes: those are closed.
+        if let Err(error) = std::thread::Builder::new().name("inquiry".to_owned()).spawn(ask) {
+            self.handle(SourceEvent::Answer(Err(format!("no thread: {error}"))));
+        }
+    }
+}
+
+fn background(
+    shared: &Shared,
+    sender: &PageSender,
+    mut lane: Channel,
+    window: u64,
+    first: bool,
+) -> Result<(), LaneError> {
+    let mut credit = CreditWindow::new(lane.reader, window);
+    if first && shared.background.pass() {
+        sender.send_holes(&mut *lane.writer, &mut credit)?;
+    }
+    sender.serve_background(&mut *lane.writer, &mut credit, &mut || shared.background.pass())
+}
