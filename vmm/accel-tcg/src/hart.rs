@@ -15,6 +15,8 @@ use umem_state::StateError;
 
 /// Instructions between two looks at the clock and at what other threads want: about 10 µs.
 const POLL_INTERVAL: u64 = 2048;
+/// What a trap counts for in [`POLL_INTERVAL`].
+const TRAP_COST: u64 = 32;
 
 /// What a hart is made of.
 pub struct HartConfig {
@@ -40,7 +42,7 @@ enum Pending {
 
 /// A RISC-V hart in software.
 pub struct Hart {
-    cpu: Cpu,
+    pub(crate) cpu: Cpu,
     blocks: Blocks,
     pending: Pending,
     /// `retired` at creation or at the last restore.
@@ -152,6 +154,8 @@ impl Hart {
         match self.cpu.event {
             Event::Trap { cause, value } => {
                 self.cpu.take_trap(cause, value);
+                // A trap retires nothing: a loop of traps alone must not keep others waiting.
+                self.cpu.poll_at = self.cpu.poll_at.saturating_sub(TRAP_COST);
                 (self.cpu.retired >= self.cpu.poll_at).then(|| self.poll()).flatten()
             }
             Event::CodeWritten => {

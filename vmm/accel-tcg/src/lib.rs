@@ -24,6 +24,8 @@ mod hart;
 mod memory_access;
 mod mmu;
 mod saved;
+#[cfg(test)]
+mod tests;
 mod trap;
 
 pub use hart::{Hart, HartConfig};
