@@ -46,7 +46,8 @@ pub(super) struct Report {
     pub(super) downtime_ms: f64,
     pub(super) total_ms: f64,
     pub(super) drain_ms: Option<f64>,
-    /// Longest time between two heartbeats as the host heard them, from the start of the migration.
+    /// Longest time between two heartbeats as the host heard them, from the start of the migration
+    /// until the check.
     pub(super) heartbeat_gap_ms: f64,
     /// The same between the last of the source and the first of the destination.
     pub(super) heartbeat_gap_switch_ms: Option<f64>,

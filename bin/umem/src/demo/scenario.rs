@@ -229,7 +229,7 @@ impl<'o> Scenario<'o> {
             downtime_ms: downtime(from, to),
             total_ms: from.total_ms,
             drain_ms: to.drain_ms.or(from.drain_ms),
-            heartbeat_gap_ms: self.beats.longest_gap_ms(start),
+            heartbeat_gap_ms: self.beats.longest_gap_ms(start, until),
             heartbeat_gap_switch_ms: self.beats.gap_at_switch_ms(),
             heartbeat_gap_guest_ms: verdict.max_gap_us as f64 / 1e3,
             fault_us: to.faults,

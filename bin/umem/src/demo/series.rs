@@ -43,10 +43,11 @@ impl Beats {
         self.0.len()
     }
 
-    /// Longest time between two heartbeats from `from` on, in milliseconds.
-    pub(super) fn longest_gap_ms(&self, from: Instant) -> f64 {
+    /// Longest time between two heartbeats from `from` until `until`, in milliseconds.
+    pub(super) fn longest_gap_ms(&self, from: Instant, until: Instant) -> f64 {
         let begin = self.0.partition_point(|beat| beat.at < from).saturating_sub(1);
-        let gaps = self.0.get(begin..).unwrap_or_default().windows(2);
+        let end = self.0.partition_point(|beat| beat.at <= until);
+        let gaps = self.0.get(begin..end).unwrap_or_default().windows(2);
         let gaps = gaps.filter_map(|pair| Some(pair.last()?.at.duration_since(pair.first()?.at)));
         gaps.max().map_or(0.0, milliseconds)
     }
@@ -102,10 +103,12 @@ mod tests {
             let at = start - Duration::from_secs(1) + Duration::from_millis((ms + 1000) as u64);
             beats.push(Beat { end, at, writes });
         }
-        assert_eq!(beats.longest_gap_ms(start).round(), 270.0);
+        let after = |ms| start + Duration::from_millis(ms);
+        assert_eq!(beats.longest_gap_ms(start, after(1000)).round(), 270.0);
         assert_eq!(beats.gap_at_switch_ms().map(f64::round), Some(270.0));
-        assert_eq!(beats.longest_gap_ms(start + Duration::from_millis(400)).round(), 10.0);
-        let windows = beats.rate(start, start + Duration::from_millis(550));
+        assert_eq!(beats.longest_gap_ms(start, after(300)).round(), 10.0);
+        assert_eq!(beats.longest_gap_ms(after(400), after(1000)).round(), 10.0);
+        let windows = beats.rate(start, after(550));
         let seen: Vec<_> = windows.iter().map(|w| (w.ms, w.writes, w.switch)).skip(9).collect();
         let expected = [
             (-100, 50, false),
