@@ -1,19 +1,10 @@
 //! The one place that makes a VM out of its configuration.
 
 use crate::console::SerialStreams;
-use machine::{VmConfig, VmControl};
+use machine::{ConsoleBackend, VmConfig, VmControl, VmHandle};
 use std::sync::Arc;
 
-/// How a VM has ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Ended {
-    /// `quit`, or a signal.
-    Quit,
-    /// The guest powered itself off.
-    GuestShutdown,
-    /// An error of ours.
-    Failed(String),
-}
+pub(crate) use machine::ExitReason as Ended;
 
 /// A running VM.
 pub(crate) struct Running {
@@ -24,6 +15,8 @@ pub(crate) struct Running {
 
 /// Starts the VM.
 pub(crate) fn launch(config: VmConfig, serial: SerialStreams) -> anyhow::Result<Running> {
-    drop((config, serial));
-    anyhow::bail!("this build has no machine yet")
+    let console = ConsoleBackend { output: serial.output, input: serial.input };
+    let vm = VmHandle::launch(config, console)?;
+    let control = Arc::new(vm.clone());
+    Ok(Running { control, wait: Box::new(move || vm.wait()) })
 }

@@ -10,8 +10,10 @@ const MARGIN: u64 = 64 << 20;
 
 /// Memory is short.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the guest needs {needed_mib} MiB of memory here, but only {available_mib} MiB are available ({limit})")]
-pub struct ShortOfMemory {
+#[error(
+    "the guest needs {needed_mib} MiB of memory here, but only {available_mib} MiB are available ({limit})"
+)]
+pub(crate) struct ShortOfMemory {
     /// RAM and margin, MiB.
     pub needed_mib: u64,
     /// What may be taken, MiB.
@@ -24,7 +26,7 @@ pub struct ShortOfMemory {
 ///
 /// # Errors
 /// When they cannot. Where the system tells nothing, nothing is refused.
-pub fn admit(bytes: u64) -> Result<(), ShortOfMemory> {
+pub(crate) fn admit(bytes: u64) -> Result<(), ShortOfMemory> {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let mut limits = Vec::new();
     limits.extend(available(&text).map(|free| (free, "MemAvailable in /proc/meminfo".to_owned())));
@@ -32,10 +34,7 @@ pub fn admit(bytes: u64) -> Result<(), ShortOfMemory> {
     check(bytes, limits)
 }
 
-fn check(
-    bytes: u64,
-    limits: impl IntoIterator<Item = (u64, String)>,
-) -> Result<(), ShortOfMemory> {
+fn check(bytes: u64, limits: impl IntoIterator<Item = (u64, String)>) -> Result<(), ShortOfMemory> {
     let needed = bytes.saturating_add(MARGIN);
     match limits.into_iter().min_by_key(|(free, _)| *free) {
         Some((free, limit)) if free < needed => {

@@ -6,7 +6,7 @@
 
 /// A window of guest physical addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Window {
+pub(crate) struct Window {
     /// First address.
     pub base: u64,
     /// Length in bytes.
@@ -15,7 +15,7 @@ pub struct Window {
 
 /// A device with a register window and one interrupt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Slot {
+pub(crate) struct Slot {
     /// Registers.
     pub window: Window,
     /// PLIC source number.
@@ -23,37 +23,37 @@ pub struct Slot {
 }
 
 /// The test device that powers off and resets.
-pub const TEST: Window = Window { base: 0x10_0000, bytes: 0x1000 };
+pub(crate) const TEST: Window = Window { base: 0x10_0000, bytes: 0x1000 };
 /// Real-time clock.
-pub const RTC: Slot = Slot { window: Window { base: 0x10_1000, bytes: 0x1000 }, interrupt: 11 };
+pub(crate) const RTC: Slot = Slot { window: Window { base: 0x10_1000, bytes: 0x1000 }, interrupt: 11 };
 /// Interrupt controller.
-pub const PLIC: Window = Window { base: 0x0c00_0000, bytes: 0x60_0000 };
+pub(crate) const PLIC: Window = Window { base: 0x0c00_0000, bytes: 0x60_0000 };
 /// Interrupt sources of the PLIC: 1 to this number.
-pub const PLIC_SOURCES: u32 = 63;
+pub(crate) const PLIC_SOURCES: u32 = 63;
 /// Serial port.
-pub const UART: Slot = Slot { window: Window { base: 0x1000_0000, bytes: 0x100 }, interrupt: 10 };
+pub(crate) const UART: Slot = Slot { window: Window { base: 0x1000_0000, bytes: 0x100 }, interrupt: 10 };
 /// Input clock of the serial port, hertz.
-pub const UART_CLOCK: u32 = 3_686_400;
+pub(crate) const UART_CLOCK: u32 = 3_686_400;
 /// Number of virtio-mmio slots.
-pub const VIRTIO_SLOTS: u32 = 8;
+pub(crate) const VIRTIO_SLOTS: u32 = 8;
 /// Start of RAM.
-pub const RAM_BASE: u64 = 0x8000_0000;
+pub(crate) const RAM_BASE: u64 = 0x8000_0000;
 /// Name of the RAM block.
-pub const RAM_NAME: &str = "ram";
+pub(crate) const RAM_NAME: &str = "ram";
 /// Offset into RAM at which a kernel `Image` is loaded.
-pub const KERNEL_OFFSET: u64 = 0x20_0000;
+pub(crate) const KERNEL_OFFSET: u64 = 0x20_0000;
 /// Name of the board, as both ends of a migration compare it.
-pub const NAME: &str = "virt";
+pub(crate) const NAME: &str = "virt";
 /// Smallest RAM that a board can have, bytes.
-pub const MIN_RAM: u64 = 4 << 20;
+pub(crate) const MIN_RAM: u64 = 4 << 20;
 /// Largest RAM that a board can have, bytes: what fits below the end of a 39-bit address space.
-pub const MAX_RAM: u64 = 256 << 30;
+pub(crate) const MAX_RAM: u64 = 256 << 30;
 /// Number of harts that this version offers.
-pub const MAX_HARTS: u32 = 1;
+pub(crate) const MAX_HARTS: u32 = 1;
 
 /// The virtio-mmio slot of this number.
 #[must_use]
-pub const fn virtio(slot: u32) -> Slot {
+pub(crate) const fn virtio(slot: u32) -> Slot {
     Slot {
         window: Window { base: 0x1000_1000 + slot as u64 * 0x1000, bytes: 0x1000 },
         interrupt: 1 + slot,

@@ -81,6 +81,35 @@ pub struct VmConfig {
     pub start_paused: bool,
 }
 
+impl VmConfig {
+    /// Whether this version can build such a machine.
+    ///
+    /// # Errors
+    /// What it cannot, with the numbers and what to use instead.
+    pub fn check(&self) -> Result<(), String> {
+        use crate::board::{MAX_HARTS, MAX_RAM, MIN_RAM};
+        let mib = |bytes: u64| bytes >> 20;
+        if self.accelerator == AcceleratorKind::Kvm {
+            return Err("this version has no KVM accelerator yet; use accel=tcg".to_owned());
+        }
+        if self.harts == 0 || self.harts > MAX_HARTS {
+            return Err(format!("{} harts (-smp): this version has 1 to {MAX_HARTS}", self.harts));
+        }
+        if !(MIN_RAM..=MAX_RAM).contains(&self.memory_bytes) {
+            return Err(format!(
+                "{} bytes of memory (-m): the board has {} MiB to {} MiB",
+                self.memory_bytes,
+                mib(MIN_RAM),
+                mib(MAX_RAM)
+            ));
+        }
+        if self.postcopy && self.incoming == Incoming::No {
+            return Err("-postcopy needs -incoming: it says what may come in".to_owned());
+        }
+        Ok(())
+    }
+}
+
 impl Default for VmConfig {
     fn default() -> Self {
         Self {

@@ -8,17 +8,17 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 /// Longest time that a monitor waits for the driver. The driver's own waits are shorter.
-pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Job<T> = Box<dyn FnOnce(&mut T) + Send>;
 
 /// What the driver's thread takes work from.
-pub struct Inbox<T> {
+pub(crate) struct Inbox<T> {
     jobs: Receiver<Job<T>>,
 }
 
 /// Hands work to the driver. Cheap to clone.
-pub struct Driver<T> {
+pub(crate) struct Driver<T> {
     jobs: Sender<Job<T>>,
 }
 
@@ -36,14 +36,14 @@ impl<T> std::fmt::Debug for Driver<T> {
 
 /// A driver's two ends.
 #[must_use]
-pub fn channel<T>() -> (Driver<T>, Inbox<T>) {
+pub(crate) fn channel<T>() -> (Driver<T>, Inbox<T>) {
     let (sender, receiver) = crossbeam_channel::unbounded();
     (Driver { jobs: sender }, Inbox { jobs: receiver })
 }
 
 impl<T> Inbox<T> {
     /// Runs jobs on `subject` until all [`Driver`]s are gone or `ended` says so.
-    pub fn serve(&self, subject: &mut T, mut ended: impl FnMut(&T) -> bool) {
+    pub(crate) fn serve(&self, subject: &mut T, mut ended: impl FnMut(&T) -> bool) {
         while !ended(subject) {
             let Ok(job) = self.jobs.recv() else { return };
             job(subject);
@@ -53,7 +53,7 @@ impl<T> Inbox<T> {
 
 impl<T: 'static> Driver<T> {
     /// Leaves work and goes on. Does nothing when the VM has ended.
-    pub fn post(&self, job: impl FnOnce(&mut T) + Send + 'static) {
+    pub(crate) fn post(&self, job: impl FnOnce(&mut T) + Send + 'static) {
         let _ = self.jobs.send(Box::new(job));
     }
 
@@ -61,7 +61,7 @@ impl<T: 'static> Driver<T> {
     ///
     /// # Errors
     /// When the VM has ended, or the driver does not come to it within [`ANSWER_TIMEOUT`].
-    pub fn call<R: Send + 'static>(
+    pub(crate) fn call<R: Send + 'static>(
         &self,
         job: impl FnOnce(&mut T) -> R + Send + 'static,
     ) -> Result<R, ControlError> {
@@ -72,7 +72,7 @@ impl<T: 'static> Driver<T> {
     ///
     /// # Errors
     /// When the VM has ended, or the driver does not come to it in time.
-    pub fn call_within<R: Send + 'static>(
+    pub(crate) fn call_within<R: Send + 'static>(
         &self,
         bound: Duration,
         job: impl FnOnce(&mut T) -> R + Send + 'static,

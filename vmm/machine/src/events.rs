@@ -9,20 +9,20 @@ const BACKLOG: usize = 256;
 
 /// Hands each event to every listener and never waits for one.
 #[derive(Debug, Default)]
-pub struct EventHub {
+pub(crate) struct EventHub {
     listeners: Mutex<Vec<Sender<VmEvent>>>,
 }
 
 impl EventHub {
     /// A queue of the events from now on. Dropping it ends the listening.
-    pub fn listen(&self) -> Receiver<VmEvent> {
+    pub(crate) fn listen(&self) -> Receiver<VmEvent> {
         let (queue, events) = crossbeam_channel::bounded(BACKLOG);
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(queue);
         events
     }
 
     /// Tells everybody.
-    pub fn tell(&self, event: &VmEvent) {
+    pub(crate) fn tell(&self, event: &VmEvent) {
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         listeners.retain(|queue| {
             !matches!(queue.try_send(event.clone()), Err(TrySendError::Disconnected(_)))

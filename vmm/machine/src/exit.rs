@@ -15,13 +15,13 @@ pub enum ExitReason {
 
 /// Set once, waited for by whoever must end with the VM.
 #[derive(Debug, Clone, Default)]
-pub struct ExitLatch {
+pub(crate) struct ExitLatch {
     inner: Arc<(Mutex<Option<ExitReason>>, Condvar)>,
 }
 
 impl ExitLatch {
     /// Sets the reason; a later one is ignored.
-    pub fn set(&self, reason: ExitReason) {
+    pub(crate) fn set(&self, reason: ExitReason) {
         let (slot, changed) = &*self.inner;
         slot.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
         changed.notify_all();
@@ -29,13 +29,13 @@ impl ExitLatch {
 
     /// Whether it is set.
     #[must_use]
-    pub fn is_set(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         self.inner.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// Waits until it is set.
     #[must_use]
-    pub fn wait(&self) -> ExitReason {
+    pub(crate) fn wait(&self) -> ExitReason {
         let (slot, changed) = &*self.inner;
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         loop {

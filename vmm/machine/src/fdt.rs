@@ -14,7 +14,7 @@ const NO_CONTEXT: u32 = u32::MAX;
 
 /// What the device tree says beyond the board's fixed parts.
 #[derive(Debug, Clone)]
-pub struct TreeConfig<'a> {
+pub(crate) struct TreeConfig<'a> {
     /// RAM in bytes.
     pub memory_bytes: u64,
     /// Number of harts.
@@ -35,7 +35,7 @@ pub struct TreeConfig<'a> {
 ///
 /// # Errors
 /// Only for strings that hold a NUL, such as a command line with one.
-pub fn device_tree(config: &TreeConfig<'_>) -> Result<Vec<u8>, Error> {
+pub(crate) fn device_tree(config: &TreeConfig<'_>) -> Result<Vec<u8>, Error> {
     let mut fdt = FdtWriter::new()?;
     let root = fdt.begin_node("")?;
     fdt.property_string("compatible", "riscv-virtio")?;

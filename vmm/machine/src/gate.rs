@@ -10,7 +10,7 @@ use umem_memory::PageIndex;
 
 /// What a vCPU thread is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub(crate) enum Order {
     /// Enter the guest.
     Run,
     /// Stand at the gate.
@@ -21,7 +21,7 @@ pub enum Order {
 
 /// What a vCPU thread does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activity {
+pub(crate) enum Activity {
     /// Stands at the gate; its vCPU may be saved, restored and looked at.
     Stopped,
     /// Runs the guest.
@@ -42,7 +42,7 @@ struct State {
 
 /// The gate of one vCPU thread.
 #[derive(Debug)]
-pub struct Gate {
+pub(crate) struct Gate {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -56,7 +56,7 @@ impl Default for Gate {
 impl Gate {
     /// A closed gate with the thread at it.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let state = State { order: Order::Stop, activity: Activity::Stopped };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
@@ -66,7 +66,7 @@ impl Gate {
     }
 
     /// Gives an order. The caller kicks the vCPU after that.
-    pub fn order(&self, order: Order) {
+    pub(crate) fn order(&self, order: Order) {
         let mut state = self.lock();
         if state.order != Order::End {
             state.order = order;
@@ -76,13 +76,13 @@ impl Gate {
 
     /// What the thread does.
     #[must_use]
-    pub fn activity(&self) -> Activity {
+    pub(crate) fn activity(&self) -> Activity {
         self.lock().activity
     }
 
     /// Waits until the thread stands at the gate or has ended, at most `bound`; then what it does.
     #[must_use]
-    pub fn await_stopped(&self, bound: Duration) -> Activity {
+    pub(crate) fn await_stopped(&self, bound: Duration) -> Activity {
         let deadline = Instant::now() + bound;
         let mut state = self.lock();
         loop {
@@ -97,13 +97,13 @@ impl Gate {
 
     /// The thread's side: whether to enter the guest without standing at the gate.
     #[must_use]
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.lock().order == Order::Run
     }
 
     /// The thread's side: stands at the gate until it opens. `false` is the order to end.
     #[must_use]
-    pub fn pass(&self) -> bool {
+    pub(crate) fn pass(&self) -> bool {
         let mut state = self.lock();
         loop {
             match state.order {
@@ -124,7 +124,7 @@ impl Gate {
     }
 
     /// The thread's side: says what it does.
-    pub fn set_activity(&self, activity: Activity) {
+    pub(crate) fn set_activity(&self, activity: Activity) {
         let mut state = self.lock();
         state.activity = activity;
         self.changed.notify_all();
@@ -164,10 +164,7 @@ mod tests {
     fn waiting_for_a_thread_that_waits_for_a_page_ends_and_names_it() {
         let gate = Gate::new();
         gate.set_activity(Activity::WaitsFor(PageIndex(7)));
-        assert_eq!(
-            gate.await_stopped(Duration::from_millis(5)),
-            Activity::WaitsFor(PageIndex(7))
-        );
+        assert_eq!(gate.await_stopped(Duration::from_millis(5)), Activity::WaitsFor(PageIndex(7)));
     }
 
     #[test]

@@ -8,10 +8,15 @@ use crate::control::{
 };
 use crate::driver::{self, Driver};
 use crate::exit::{ExitLatch, ExitReason};
-use crate::vm::{Shared, Vm, VmError};
+use crate::shared::Shared;
+use crate::vm::{Vm, VmError};
 use crossbeam_channel::Receiver;
 use std::sync::Arc;
+use std::time::Duration;
 use umem_link::MigrationStatus;
+
+/// Longest wait for an orderly end.
+const QUIT_BOUND: Duration = Duration::from_secs(3);
 
 /// A running VM. Cheap to clone; the VM ends by [`VmControl::quit`] or when the guest powers off.
 #[derive(Clone)]
@@ -99,7 +104,8 @@ impl VmControl for VmHandle {
     }
 
     fn quit(&self) {
-        self.driver.post(Vm::quit);
+        // Whatever the driver is at, the VM ends.
+        let _ = self.driver.call_within(QUIT_BOUND, Vm::quit);
         self.shared.exit.set(ExitReason::Quit);
     }
 

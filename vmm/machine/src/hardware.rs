@@ -1,23 +1,45 @@
 //! Everything of the machine that is not a vCPU: RAM, clock, bus and devices, built from the board's
 //! table, saved and loaded as one package.
 
-use crate::board::{self, Slot};
+use crate::board::{self, Slot, Window};
 use crate::config::VmConfig;
 use crate::console::ConsoleBackend;
-use crate::disk::Disk;
-use crate::memory::GuestPages;
+use crate::control::BlockStatus;
+use crate::memory::{DevicePages, GuestPages};
 use crate::sbi::ResetRequest;
 use crate::vm::VmError;
 use accel::{GuestClock, InterruptKind, SavedClock, VcpuHandle};
 use devices::{
-    Bus, GoldfishRtc, InterruptLine, Lifecycle, MmioDevice, Plic, PlicConfig, SifiveTest,
-    TestRequest, Uart, VirtioBlk, VirtioConsole, VirtioMmio, VirtioRng,
+    Bus, Busy, Disk, EmptySlot, GoldfishRtc, InterruptLine, Lifecycle, MmioDevice, Plic,
+    PlicConfig, SifiveTest, TestRequest, Uart, VirtioBlk, VirtioConsole, VirtioDevice, VirtioMmio,
+    VirtioRng,
 };
 use serde::{Deserialize, Serialize};
+use std::io::Read;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use umem_memory::{Backend, GuestAddress, GuestRam, PageSize, RamBlockSpec, RamLayout};
-use umem_state::{Package, PackageBuilder, SaveRestore, StateError};
+use umem_state::{Package, PackageBuilder, SaveRestore, StateError, decode_body, encode_body};
+
+/// Takes what the guest asks of the machine to whoever decides.
+pub(crate) type Requests = Arc<dyn Fn(ResetRequest) + Send + Sync>;
+/// Tells of a disk without the driver.
+pub(crate) type DiskView = Arc<dyn Fn() -> BlockStatus + Send + Sync>;
+
+/// Name of the machine's own section in the package.
+const SECTION: &str = "machine";
+const SECTION_VERSION: u32 = 1;
+/// Bytes taken from the terminal at once.
+const INPUT_PIECE: usize = 64;
+
+/// What moves beside the devices and vCPUs.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SavedMachine {
+    clock: SavedClock,
+    /// Whether the guest ran, and is to run where it arrives.
+    runs: bool,
+}
 
 /// A device and the name of its section in the package.
 struct Part {
@@ -39,4 +61,290 @@ impl<D: Lifecycle + SaveRestore> Component for D {
     fn take(&self, name: &str, package: &mut Package) -> Result<(), StateError> {
         package.take(name, self)
     }
+}
+
+struct DiskPart {
+    id: String,
+    path: String,
+    disk: Arc<Disk>,
+}
+
+/// The board as built.
+pub(crate) struct Hardware {
+    pub(crate) bus: Arc<Bus>,
+    pub(crate) clock: Arc<GuestClock>,
+    pub(crate) pages: GuestPages,
+    pub(crate) serial: Arc<Uart>,
+    parts: Vec<Part>,
+    disks: Vec<DiskPart>,
+    /// The clock's value while the guest stands still.
+    stopped_clock: Option<SavedClock>,
+}
+
+/// Puts devices on the bus while a board is built.
+struct Builder {
+    bus: Bus,
+    plic: Arc<Plic>,
+    parts: Vec<Part>,
+    pages: GuestPages,
+}
+
+impl Builder {
+    fn map(
+        &mut self,
+        name: &str,
+        window: Window,
+        device: Arc<dyn MmioDevice>,
+    ) -> Result<(), VmError> {
+        let base = GuestAddress(window.base);
+        self.bus
+            .map(name, base, window.bytes, device)
+            .map_err(|error| VmError::Config(error.to_string()))
+    }
+
+    fn part<D: Lifecycle + SaveRestore + MmioDevice + 'static>(
+        &mut self,
+        name: &str,
+        window: Window,
+        device: Arc<D>,
+    ) -> Result<(), VmError> {
+        self.map(name, window, device.clone())?;
+        self.parts.push(Part { name: name.to_owned(), device });
+        Ok(())
+    }
+
+    fn line(&self, slot: Slot) -> Arc<dyn InterruptLine> {
+        self.plic.line(slot.interrupt)
+    }
+
+    fn virtio<D: VirtioDevice>(&mut self, number: u32, name: &str, device: D) -> Result<(), VmError>
+    where
+        VirtioMmio<D>: Lifecycle + SaveRestore + MmioDevice,
+    {
+        let slot = board::virtio(number);
+        let present = Arc::new(DevicePages::new(self.pages.clone()));
+        let ram = self.pages.ram().memory().clone();
+        let device = VirtioMmio::new(name, device, ram, self.line(slot), present)
+            .map_err(VmError::Thread)?;
+        self.part(name, slot.window, device)
+    }
+}
+
+impl Hardware {
+    /// Builds the board.
+    pub(crate) fn build(
+        config: &VmConfig,
+        console: ConsoleBackend,
+        handles: &[VcpuHandle],
+        requests: Requests,
+    ) -> Result<Self, VmError> {
+        let pages = GuestPages::new(ram(config.memory_bytes)?);
+        let plic = Plic::new(PlicConfig::supervisors(handles.iter().cloned().map(|hart| {
+            let line = move |high| hart.set_line(InterruptKind::External, high);
+            Arc::new(line) as Arc<dyn InterruptLine>
+        })));
+        let mut builder = Builder { bus: Bus::new(), plic: plic.clone(), parts: Vec::new(), pages };
+        builder.part("plic", board::PLIC, plic)?;
+        let serial = Uart::new("uart", builder.line(board::UART), console.output)
+            .map_err(VmError::Thread)?;
+        builder.part("uart", board::UART.window, serial.clone())?;
+        if let Some(input) = console.input {
+            feed(&serial, input).map_err(VmError::Thread)?;
+        }
+        let rtc = GoldfishRtc::new(builder.line(board::RTC)).map_err(VmError::Thread)?;
+        builder.part("rtc", board::RTC.window, Arc::new(rtc))?;
+        let test = SifiveTest::new(Box::new(move |request| {
+            requests(match request {
+                TestRequest::Reset => ResetRequest::Reboot,
+                TestRequest::PowerOff => ResetRequest::Shutdown,
+                TestRequest::Fail { code } => {
+                    log::warn!("the guest powers off with failure {code}");
+                    ResetRequest::Shutdown
+                }
+            });
+        }));
+        builder.map("test", board::TEST, Arc::new(test))?;
+        let disks = Self::build_virtio(config, &mut builder)?;
+        let Builder { bus, parts, pages, .. } = builder;
+        Ok(Self {
+            bus: Arc::new(bus),
+            clock: Arc::new(GuestClock::new()),
+            pages,
+            serial,
+            parts,
+            disks,
+            stopped_clock: None,
+        })
+    }
+
+    /// Fills the virtio slots: disks in their order, then the rest, then empty ones.
+    fn build_virtio(config: &VmConfig, builder: &mut Builder) -> Result<Vec<DiskPart>, VmError> {
+        let mut slots = 0..board::VIRTIO_SLOTS;
+        let mut next = || {
+            let none =
+                || VmError::Config(format!("more than {} virtio devices", board::VIRTIO_SLOTS));
+            slots.next().ok_or_else(none)
+        };
+        let mut disks = Vec::new();
+        for (number, drive) in config.drives.iter().enumerate() {
+            let path = drive.path.display().to_string();
+            let disk = Disk::open(&drive.path, drive.read_only)
+                .map_err(|source| VmError::Disk { path: path.clone(), source })?;
+            let disk = Arc::new(disk);
+            let device = VirtioBlk::new(disk.clone(), &drive.id);
+            builder.virtio(next()?, &format!("virtio-blk{number}"), device)?;
+            disks.push(DiskPart { id: drive.id.clone(), path, disk });
+        }
+        if config.rng {
+            builder.virtio(next()?, "virtio-rng", VirtioRng::new())?;
+        }
+        if config.virtio_console {
+            let device = VirtioConsole::new("virtio-console", None, Box::new(std::io::sink()))
+                .map_err(VmError::Thread)?;
+            builder.virtio(next()?, "virtio-console", device)?;
+        }
+        while let Ok(slot) = next() {
+            builder.map("virtio-empty", board::virtio(slot).window, Arc::new(EmptySlot))?;
+        }
+        Ok(disks)
+    }
+
+    /// The devices that the guest sees, for comparison between the two ends of a migration.
+    pub(crate) fn device_names(&self) -> Vec<String> {
+        let sectors = |name: &str| {
+            let disks = (0..).zip(&self.disks);
+            let mut named = disks.map(|(number, disk)| (format!("virtio-blk{number}"), disk));
+            named.find(|(blk, _)| blk == name).map(|(_, disk)| disk.disk.sectors())
+        };
+        let describe = |part: &Part| match sectors(&part.name) {
+            Some(sectors) => format!("{} of {sectors} sectors", part.name),
+            None => part.name.clone(),
+        };
+        self.parts.iter().map(describe).collect()
+    }
+
+    /// Ways to see each disk's state without the driver.
+    pub(crate) fn disk_views(&self) -> Vec<DiskView> {
+        let view = |part: &DiskPart| {
+            let (id, path, disk) = (part.id.clone(), part.path.clone(), part.disk.clone());
+            Arc::new(move || BlockStatus {
+                device: id.clone(),
+                file: path.clone(),
+                size: disk.sectors() * 512,
+                read_only: disk.is_read_only(),
+                locked: disk.is_locked(),
+            }) as DiskView
+        };
+        self.disks.iter().map(view).collect()
+    }
+
+    /// Takes the disks' locks, all or none.
+    pub(crate) fn lock_disks(&self) -> Result<(), VmError> {
+        for part in &self.disks {
+            if let Err(source) = part.disk.lock() {
+                self.unlock_disks();
+                return Err(VmError::Disk { path: part.path.clone(), source });
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the disks up to whoever runs the guest next.
+    pub(crate) fn unlock_disks(&self) {
+        for part in self.disks.iter().filter(|part| part.disk.is_locked()) {
+            if let Err(error) = part.disk.unlock() {
+                log::warn!("{}: {error}", part.path);
+            }
+        }
+    }
+
+    /// Brings all devices to rest.
+    pub(crate) fn quiesce(&self, deadline: Instant) -> Result<(), Busy> {
+        let mut result = Ok(());
+        for part in &self.parts {
+            // All are told, even when one is late.
+            let rested = part.device.quiesce(deadline);
+            result = result.and(rested);
+        }
+        result
+    }
+
+    /// Stops the guest's clock.
+    pub(crate) fn stop_clock(&mut self) {
+        self.stopped_clock.get_or_insert_with(|| self.clock.save());
+    }
+
+    /// Clock and devices go on; the clock first goes on by `pause`.
+    pub(crate) fn start(&mut self, pause: Duration) -> Result<(), accel::ClockError> {
+        if let Some(saved) = self.stopped_clock.take() {
+            self.clock.restore(saved, pause)?;
+        }
+        self.parts.iter().for_each(|part| part.device.resume());
+        Ok(())
+    }
+
+    /// All state of the board but RAM. It stands still.
+    pub(crate) fn save(&self, package: &mut PackageBuilder, runs: bool) -> Result<(), StateError> {
+        let clock = self.stopped_clock.unwrap_or_else(|| self.clock.save());
+        package.add_body(
+            SECTION,
+            SECTION_VERSION,
+            encode_body(SECTION, &SavedMachine { clock, runs })?,
+        );
+        self.parts.iter().try_for_each(|part| part.device.add(&part.name, package))
+    }
+
+    /// Takes all that over; whether the guest is to run.
+    pub(crate) fn load(&mut self, package: &mut Package) -> Result<bool, StateError> {
+        let section = package.take_section(SECTION, SECTION_VERSION)?;
+        let SavedMachine { clock, runs } = decode_body(SECTION, &section.body)?;
+        for part in &self.parts {
+            part.device.take(&part.name, package)?;
+        }
+        self.stopped_clock = Some(clock);
+        Ok(runs)
+    }
+
+    /// Makes all RAM read as zeroes.
+    pub(crate) fn clear_ram(&self) -> Result<(), VmError> {
+        let ram = self.pages.ram();
+        let bytes = ram.layout().total_bytes();
+        ram.clear().map_err(|source| VmError::Memory { bytes, source })
+    }
+}
+
+fn ram(bytes: u64) -> Result<GuestRam, VmError> {
+    let spec = RamBlockSpec {
+        name: board::RAM_NAME.to_owned(),
+        guest_address: GuestAddress(board::RAM_BASE),
+        bytes,
+    };
+    let layout = RamLayout::new(PageSize::SMALL, vec![spec])
+        .map_err(|error| VmError::Config(error.to_string()))?;
+    GuestRam::new(layout, Backend::Anonymous).map_err(|source| VmError::Memory { bytes, source })
+}
+
+/// Brings the terminal's input to the serial port, from a thread of its own. It waits for room, for
+/// ever if need be: what the user types is not lost.
+fn feed(serial: &Arc<Uart>, mut input: Box<dyn Read + Send>) -> std::io::Result<()> {
+    let serial = Arc::downgrade(serial);
+    let body = move || {
+        let mut buffer = [0; INPUT_PIECE];
+        while let Ok(count) = input.read(&mut buffer) {
+            if count == 0 {
+                return;
+            }
+            let mut rest = buffer.get(..count).unwrap_or_default();
+            while !rest.is_empty() {
+                let Some(serial) = serial.upgrade() else { return };
+                let taken = serial.receive(rest);
+                rest = rest.get(taken..).unwrap_or_default();
+                if taken == 0 {
+                    serial.await_input_room(Instant::now() + Duration::from_secs(1));
+                }
+            }
+        }
+    };
+    std::thread::Builder::new().name("uart-in".to_owned()).spawn(body)?;
+    Ok(())
 }

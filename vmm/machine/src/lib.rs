@@ -1,10 +1,40 @@
 //! Boards, VM lifecycle, and the glue to the migration engine.
+//!
+//! [`VmHandle`] is a VM as everybody else holds it. Behind it one thread, the driver, changes the
+//! VM's state; vCPUs, devices and the migration's threads each do their own work and hand it what
+//! needs deciding.
 
+mod admission;
+mod board;
 mod config;
+mod console;
 mod control;
+mod cpu;
+mod driver;
+mod events;
+mod exit;
+mod fdt;
+mod frozen;
+mod gate;
+mod handle;
+mod hardware;
+mod incoming;
+mod lifecycle;
+mod loader;
+mod memory;
+mod migration;
+mod outgoing;
+mod sbi;
+mod shared;
+mod vcpu;
+mod vm;
 
 pub use config::{AcceleratorKind, DriveConfig, FaultPath, Incoming, VmConfig};
+pub use console::ConsoleBackend;
 pub use control::{
     BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateRequest, Owner, RunState, VmControl,
     VmEvent, VmStatus,
 };
+pub use exit::ExitReason;
+pub use handle::VmHandle;
+pub use vm::VmError;

@@ -13,7 +13,7 @@ use crate::control::{ControlError, RunState};
 
 /// Who may run the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ownership {
+pub(crate) enum Ownership {
     /// This process.
     Owner,
     /// This process still, but an outgoing migration has stopped it.
@@ -30,7 +30,7 @@ pub enum Ownership {
 
 /// Ownership and run state together, with the transitions between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lifecycle {
+pub(crate) struct Lifecycle {
     ownership: Ownership,
     state: RunState,
     /// Whether the guest ran when the outgoing migration stopped it.
@@ -40,7 +40,7 @@ pub struct Lifecycle {
 impl Lifecycle {
     /// A guest that boots here.
     #[must_use]
-    pub const fn booting() -> Self {
+    pub(crate) const fn booting() -> Self {
         Self {
             ownership: Ownership::Owner,
             state: RunState::Prelaunch,
@@ -50,7 +50,7 @@ impl Lifecycle {
 
     /// A guest that comes from elsewhere.
     #[must_use]
-    pub const fn incoming() -> Self {
+    pub(crate) const fn incoming() -> Self {
         Self {
             ownership: Ownership::Incoming,
             state: RunState::Inmigrate,
@@ -60,19 +60,19 @@ impl Lifecycle {
 
     /// Who may run the guest.
     #[must_use]
-    pub const fn ownership(&self) -> Ownership {
+    pub(crate) const fn ownership(&self) -> Ownership {
         self.ownership
     }
 
     /// What it does.
     #[must_use]
-    pub const fn state(&self) -> RunState {
+    pub(crate) const fn state(&self) -> RunState {
         self.state
     }
 
     /// Whether the guest ran when the outgoing migration stopped it; this moves with it.
     #[must_use]
-    pub const fn ran_before_migration(&self) -> bool {
+    pub(crate) const fn ran_before_migration(&self) -> bool {
         self.ran_before_migration
     }
 
@@ -80,10 +80,12 @@ impl Lifecycle {
     ///
     /// # Errors
     /// The reason, for the one who typed the command.
-    pub fn require_owner(&self) -> Result<(), ControlError> {
+    pub(crate) fn require_owner(&self) -> Result<(), ControlError> {
         let why = match self.ownership {
             Ownership::Owner => return Ok(()),
-            Ownership::Migrating => "a migration has stopped the guest; it goes on at one end by itself",
+            Ownership::Migrating => {
+                "a migration has stopped the guest; it goes on at one end by itself"
+            }
             Ownership::HandoverUnknown => {
                 "the handover's outcome is not known yet; ending in two running guests must not happen \
                  (info migrate shows more, migrate_resolve decides by hand)"
@@ -100,10 +102,12 @@ impl Lifecycle {
     ///
     /// # Errors
     /// When this process may not run the guest, or it cannot run any more.
-    pub fn run(&mut self) -> Result<(), ControlError> {
+    pub(crate) fn run(&mut self) -> Result<(), ControlError> {
         self.require_owner()?;
         match self.state {
-            RunState::Shutdown => Err(ControlError::new("the guest is powered off; system_reset starts it")),
+            RunState::Shutdown => {
+                Err(ControlError::new("the guest is powered off; system_reset starts it"))
+            }
             RunState::InternalError => {
                 Err(ControlError::new("the guest was stopped by an error; system_reset starts it"))
             }
@@ -115,21 +119,21 @@ impl Lifecycle {
     }
 
     /// The vCPUs were stopped on request.
-    pub fn pause(&mut self) {
+    pub(crate) fn pause(&mut self) {
         if matches!(self.state, RunState::Running | RunState::Prelaunch) {
             self.state = RunState::Paused;
         }
     }
 
     /// The guest stopped by itself or by an error.
-    pub fn halt(&mut self, state: RunState) {
+    pub(crate) fn halt(&mut self, state: RunState) {
         if self.ownership == Ownership::Owner {
             self.state = state;
         }
     }
 
     /// After a reset the guest is as new; it runs if it ran or had ended.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         if matches!(self.state, RunState::Shutdown | RunState::InternalError) {
             self.state = RunState::Paused;
         }
@@ -139,7 +143,7 @@ impl Lifecycle {
     ///
     /// # Errors
     /// When the guest is not here to be moved.
-    pub fn stop_for_migration(&mut self) -> Result<(), ControlError> {
+    pub(crate) fn stop_for_migration(&mut self) -> Result<(), ControlError> {
         self.require_owner()?;
         self.ran_before_migration = self.state == RunState::Running;
         self.ownership = Ownership::Migrating;
@@ -152,7 +156,7 @@ impl Lifecycle {
     ///
     /// # Panics
     /// When the guest was handed over: two would run.
-    pub fn take_back(&mut self) -> bool {
+    pub(crate) fn take_back(&mut self) -> bool {
         assert!(
             !matches!(self.ownership, Ownership::HandedOver | Ownership::Released),
             "taking back a guest that was handed over ({:?})",
@@ -162,20 +166,19 @@ impl Lifecycle {
             return false;
         }
         self.ownership = Ownership::Owner;
-        self.state =
-            if self.ran_before_migration { RunState::Running } else { RunState::Paused };
+        self.state = if self.ran_before_migration { RunState::Running } else { RunState::Paused };
         self.ran_before_migration
     }
 
     /// The handover's first byte goes to the kernel.
-    pub fn handover_begun(&mut self) {
+    pub(crate) fn handover_begun(&mut self) {
         if self.ownership == Ownership::Migrating {
             self.ownership = Ownership::HandoverUnknown;
         }
     }
 
     /// The destination runs the guest.
-    pub fn handed_over(&mut self) {
+    pub(crate) fn handed_over(&mut self) {
         if matches!(self.ownership, Ownership::Migrating | Ownership::HandoverUnknown) {
             self.ownership = Ownership::HandedOver;
             self.state = RunState::Postmigrate;
@@ -183,14 +186,14 @@ impl Lifecycle {
     }
 
     /// The destination needs nothing from here any more.
-    pub fn released(&mut self) {
+    pub(crate) fn released(&mut self) {
         if self.ownership == Ownership::HandedOver {
             self.ownership = Ownership::Released;
         }
     }
 
     /// The guest has arrived and is ours. Returns nothing: whether it runs moved with it.
-    pub fn arrived(&mut self, runs: bool) {
+    pub(crate) fn arrived(&mut self, runs: bool) {
         if self.ownership == Ownership::Incoming {
             self.ownership = Ownership::Owner;
             self.state = if runs { RunState::Running } else { RunState::Paused };

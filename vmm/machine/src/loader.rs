@@ -5,9 +5,9 @@
 
 use crate::board;
 use crate::fdt::{TreeConfig, device_tree};
+use object::Endianness;
 use object::elf::{EM_RISCV, FileHeader64, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader};
-use object::Endianness;
 use std::path::{Path, PathBuf};
 use umem_memory::{GuestAddress, GuestRam};
 
@@ -30,10 +30,14 @@ pub enum LoadError {
         source: std::io::Error,
     },
     /// The kernel is in no known format.
-    #[error("{0}: neither a riscv64 ELF file nor a riscv Linux Image; give an uncompressed kernel for riscv64")]
+    #[error(
+        "{0}: neither a riscv64 ELF file nor a riscv Linux Image; give an uncompressed kernel for riscv64"
+    )]
     Format(PathBuf),
     /// The kernel is for another architecture.
-    #[error("{path}: an ELF file for machine {machine}, but accel=tcg runs riscv64 (machine {EM_RISCV})")]
+    #[error(
+        "{path}: an ELF file for machine {machine}, but accel=tcg runs riscv64 (machine {EM_RISCV})"
+    )]
     Architecture {
         /// Its path.
         path: PathBuf,
@@ -59,7 +63,7 @@ pub enum LoadError {
 
 /// Where the boot hart starts and with what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EntryPoint {
+pub(crate) struct EntryPoint {
     /// First instruction.
     pub pc: u64,
     /// Address of the device tree, for `a1`.
@@ -68,7 +72,7 @@ pub struct EntryPoint {
 
 /// What to boot.
 #[derive(Debug, Clone)]
-pub struct BootFiles<'a> {
+pub(crate) struct BootFiles<'a> {
     /// Kernel.
     pub kernel: &'a Path,
     /// Initial RAM disk.
@@ -79,7 +83,7 @@ pub struct BootFiles<'a> {
 ///
 /// # Errors
 /// See [`LoadError`]; RAM may then hold a part.
-pub fn load(
+pub(crate) fn load(
     ram: &GuestRam,
     files: &BootFiles<'_>,
     mut tree: TreeConfig<'_>,
@@ -142,9 +146,10 @@ fn place_kernel(placer: &Placer<'_>, path: &Path, file: &[u8]) -> Result<(u64, u
         let endian = header.endian().map_err(|_| unknown())?;
         if header.e_machine(endian) != EM_RISCV || !header.is_little_endian() {
             let machine = header.e_machine(endian);
-            return Err(LoadError::Architecture { path: path.into(), machine });
+            return Err(LoadError::Architecture { path: path.into(), machine: machine.0 });
         }
-        return place_elf(placer, header, endian, file).map_err(|error| error.unwrap_or_else(unknown));
+        return place_elf(placer, header, endian, file)
+            .map_err(|error| error.unwrap_or_else(unknown));
     }
     let magic = file.get(IMAGE_MAGIC_OFFSET..IMAGE_MAGIC_OFFSET + 4).ok_or_else(unknown)?;
     if magic != IMAGE_MAGIC {

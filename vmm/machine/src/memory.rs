@@ -1,6 +1,7 @@
 //! RAM as vCPUs and devices see it while some of its pages may not have arrived.
 
 use accel::PagePresence;
+use devices::{Absent, GuestRange, PresentPages};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use umem_fault::{FaultCause, FaultPlane, Interrupt, Waited};
@@ -8,7 +9,7 @@ use umem_memory::{GuestAddress, GuestRam, PageIndex};
 
 /// How waiting for a page ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fetched {
+pub(crate) enum Fetched {
     /// It is there.
     Present,
     /// The wait was interrupted; the page may come yet.
@@ -19,7 +20,7 @@ pub enum Fetched {
 
 /// Why guest memory could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReadError {
+pub(crate) enum ReadError {
     /// No RAM there, or not all of it.
     NotRam,
     /// A page of it did not arrive.
@@ -35,7 +36,7 @@ struct Arrival {
 
 /// RAM, and the fault plane while a postcopy fills it. Cheap to clone; all clones are one.
 #[derive(Clone)]
-pub struct GuestPages {
+pub(crate) struct GuestPages {
     ram: GuestRam,
     arrival: Arc<Arrival>,
 }
@@ -43,31 +44,31 @@ pub struct GuestPages {
 impl GuestPages {
     /// RAM whose pages are all there.
     #[must_use]
-    pub fn new(ram: GuestRam) -> Self {
+    pub(crate) fn new(ram: GuestRam) -> Self {
         Self { ram, arrival: Arc::default() }
     }
 
     /// The RAM.
     #[must_use]
-    pub fn ram(&self) -> &GuestRam {
+    pub(crate) fn ram(&self) -> &GuestRam {
         &self.ram
     }
 
     /// From now on pages are missing until the plane has them.
-    pub fn arm(&self, plane: Arc<FaultPlane>) {
+    pub(crate) fn arm(&self, plane: Arc<FaultPlane>) {
         *self.arrival.plane.write().unwrap_or_else(PoisonError::into_inner) = Some(plane);
         self.arrival.incomplete.store(true, Ordering::Release);
     }
 
     /// All pages are there, or the RAM's content no longer matters.
-    pub fn disarm(&self) {
+    pub(crate) fn disarm(&self) {
         self.arrival.incomplete.store(false, Ordering::Release);
         *self.arrival.plane.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// The plane, while pages may be missing.
     #[must_use]
-    pub fn plane(&self) -> Option<Arc<FaultPlane>> {
+    pub(crate) fn plane(&self) -> Option<Arc<FaultPlane>> {
         if !self.arrival.incomplete.load(Ordering::Acquire) {
             return None;
         }
@@ -76,7 +77,7 @@ impl GuestPages {
 
     /// Waits until a page is there, asking the source for it if nobody has.
     #[must_use]
-    pub fn fetch(&self, page: PageIndex, cause: FaultCause, interrupt: &Interrupt) -> Fetched {
+    pub(crate) fn fetch(&self, page: PageIndex, cause: FaultCause, interrupt: &Interrupt) -> Fetched {
         match self.plane() {
             None => Fetched::Present,
             Some(plane) => match plane.resolve(page, cause, interrupt) {
@@ -91,7 +92,7 @@ impl GuestPages {
     ///
     /// # Errors
     /// When it is not RAM, or a page did not come.
-    pub fn fetch_range(
+    pub(crate) fn fetch_range(
         &self,
         address: GuestAddress,
         bytes: u64,
@@ -115,7 +116,7 @@ impl GuestPages {
     ///
     /// # Errors
     /// When it is not RAM, or a page did not come.
-    pub fn read(
+    pub(crate) fn read(
         &self,
         address: GuestAddress,
         bytes: u64,
@@ -132,5 +133,46 @@ impl GuestPages {
 impl PagePresence for GuestPages {
     fn is_present(&self, page: PageIndex) -> bool {
         self.plane().is_none_or(|plane| plane.table().is_present(page))
+    }
+}
+
+/// Guest memory as one device reaches it: its waits end when the device is to rest.
+pub(crate) struct DevicePages {
+    pages: GuestPages,
+    interrupt: Interrupt,
+}
+
+impl DevicePages {
+    pub(crate) fn new(pages: GuestPages) -> Self {
+        Self { pages, interrupt: Interrupt::new() }
+    }
+}
+
+impl PresentPages for DevicePages {
+    fn hold(&self, ranges: &[GuestRange]) -> Result<(), Absent> {
+        let Some(plane) = self.pages.plane() else { return Ok(()) };
+        let layout = self.pages.ram().layout();
+        let mut pages = Vec::new();
+        for range in ranges.iter().filter(|range| range.bytes > 0) {
+            let last = GuestAddress(range.address.0.saturating_add(range.bytes - 1));
+            // The ranges are known to be RAM, which is one block.
+            if let (Some(first), Some(last)) = (layout.page_of(range.address), layout.page_of(last))
+            {
+                pages.extend((first.0..=last.0).map(PageIndex));
+            }
+        }
+        match plane.resolve_all(&pages, FaultCause::Device, &self.interrupt) {
+            Waited::Present => Ok(()),
+            Waited::Interrupted => Err(Absent::Interrupted),
+            Waited::Poisoned => Err(Absent::Unreadable),
+        }
+    }
+
+    fn interrupt(&self, on: bool) {
+        if on {
+            self.interrupt.raise();
+        } else {
+            self.interrupt.clear();
+        }
     }
 }

@@ -24,15 +24,14 @@ const EXT_RFENCE: u64 = 0x5246_4e43;
 const EXT_HSM: u64 = 0x0048_534d;
 const EXT_SRST: u64 = 0x5352_5354;
 const EXT_DBCN: u64 = 0x4442_434e;
-const EXTENSIONS: [u64; 7] =
-    [EXT_BASE, EXT_TIME, EXT_IPI, EXT_RFENCE, EXT_HSM, EXT_SRST, EXT_DBCN];
+const EXTENSIONS: [u64; 7] = [EXT_BASE, EXT_TIME, EXT_IPI, EXT_RFENCE, EXT_HSM, EXT_SRST, EXT_DBCN];
 
 /// Longest piece of text that one debug console call takes; the guest calls again for the rest.
 const CONSOLE_CHUNK: u64 = 4096;
 
 /// Why a guest asks to be restarted or switched off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ResetRequest {
+pub(crate) enum ResetRequest {
     /// Power off.
     Shutdown,
     /// Reboot.
@@ -41,7 +40,7 @@ pub enum ResetRequest {
 
 /// What a call leaves to do, beside its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SbiAction {
+pub(crate) enum SbiAction {
     /// Nothing.
     None,
     /// Arm the calling hart's timer for this guest time.
@@ -64,7 +63,7 @@ pub enum SbiAction {
 
 /// The answer to a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SbiAnswer {
+pub(crate) struct SbiAnswer {
     /// Error code for `a0`.
     pub error: i64,
     /// Value for `a1`.
@@ -89,20 +88,20 @@ impl SbiAnswer {
 
 /// The SBI of one machine.
 #[derive(Debug, Clone)]
-pub struct Sbi {
+pub(crate) struct Sbi {
     harts: Arc<[VcpuHandle]>,
 }
 
 impl Sbi {
     /// The SBI over these harts, in the order of their numbers.
     #[must_use]
-    pub fn new(harts: Arc<[VcpuHandle]>) -> Self {
+    pub(crate) fn new(harts: Arc<[VcpuHandle]>) -> Self {
         Self { harts }
     }
 
     /// Answers a call of S-mode.
     #[must_use]
-    pub fn call(&self, extension: u64, function: u64, arguments: [u64; 6]) -> SbiAnswer {
+    pub(crate) fn call(&self, extension: u64, function: u64, arguments: [u64; 6]) -> SbiAnswer {
         let [a0, a1, a2, ..] = arguments;
         match (extension, function) {
             (EXT_BASE, _) => base(function, a0),
@@ -229,10 +228,7 @@ mod tests {
         assert_eq!(action(EXT_TIME, [77, 0, 0, 0, 0, 0]), SbiAction::SetTimer(77));
         assert_eq!(action(EXT_RFENCE, [1, 0, 0, 0, 0, 0]), SbiAction::Flush);
         assert_eq!(action(EXT_RFENCE, [0, 0, 0, 0, 0, 0]), SbiAction::None);
-        assert_eq!(
-            action(EXT_SRST, [0, 0, 0, 0, 0, 0]),
-            SbiAction::Reset(ResetRequest::Shutdown)
-        );
+        assert_eq!(action(EXT_SRST, [0, 0, 0, 0, 0, 0]), SbiAction::Reset(ResetRequest::Shutdown));
         assert_eq!(
             action(EXT_DBCN, [1 << 40, 0x8000_0000, 0, 0, 0, 0]),
             SbiAction::ConsoleWrite { address: GuestAddress(0x8000_0000), bytes: 4096 }

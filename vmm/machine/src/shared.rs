@@ -1,11 +1,10 @@
 //! What may be read of a VM without asking its driver.
 
-use crate::control::{
-    BlockStatus, CpuStatus, MemoryStatus, RunState, VmEvent, VmStatus,
-};
+use crate::control::{BlockStatus, CpuStatus, MemoryStatus, RunState, VmEvent, VmStatus};
 use crate::events::EventHub;
 use crate::exit::ExitLatch;
 use crate::gate::Activity;
+use crate::hardware::DiskView;
 use crate::lifecycle::{Lifecycle, Ownership};
 use crate::memory::GuestPages;
 use crate::migration::MigrationDesk;
@@ -13,7 +12,7 @@ use crate::vcpu::VcpuView;
 use std::sync::{Mutex, PoisonError};
 
 /// The part of a VM that any thread may read at any time.
-pub struct Shared {
+pub(crate) struct Shared {
     /// How the VM ends.
     pub exit: ExitLatch,
     /// Who listens.
@@ -22,7 +21,7 @@ pub struct Shared {
     pub migration: MigrationDesk,
     pub(crate) pages: GuestPages,
     pub(crate) vcpus: Vec<VcpuView>,
-    pub(crate) disks: Vec<std::sync::Arc<dyn Fn() -> BlockStatus + Send + Sync>>,
+    pub(crate) disks: Vec<DiskView>,
     life: Mutex<Snapshot>,
 }
 
@@ -39,7 +38,7 @@ impl Shared {
         life: Lifecycle,
         pages: GuestPages,
         vcpus: Vec<VcpuView>,
-        disks: Vec<std::sync::Arc<dyn Fn() -> BlockStatus + Send + Sync>>,
+        disks: Vec<DiskView>,
     ) -> Self {
         Self {
             exit: ExitLatch::default(),
@@ -73,10 +72,12 @@ impl Shared {
             self.life.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match life.ownership() {
             Ownership::HandoverUnknown => notes.push(
-                "handed over, but not yet known whether the destination runs the guest; asking".into(),
+                "handed over, but not yet known whether the destination runs the guest; asking"
+                    .into(),
             ),
             Ownership::HandedOver => notes.push(
-                "the guest runs at the destination; pages are kept here until all have arrived".into(),
+                "the guest runs at the destination; pages are kept here until all have arrived"
+                    .into(),
             ),
             Ownership::Released => {
                 notes.push("the guest runs at the destination and needs nothing from here".into());

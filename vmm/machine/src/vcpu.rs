@@ -5,18 +5,20 @@ use crate::memory::{Fetched, GuestPages, ReadError};
 use crate::sbi::{self, ResetRequest, Sbi, SbiAction, SbiAnswer};
 use accel::{GuestClock, Vcpu, VcpuHandle, VmEntry, VmExit};
 use devices::{Bus, Uart};
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use umem_fault::{FaultCause, Interrupt};
+use umem_state::{Package, PackageBuilder, StateError, decode_body, encode_body};
 
 /// Longest sleep of a halted vCPU; it then looks again. Only a safety net: what wakes it kicks it.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
 /// What a vCPU's thread tells the driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum VcpuEvent {
+pub(crate) enum VcpuEvent {
     /// The guest asks for a reset or to be switched off.
     Reset(ResetRequest),
     /// The accelerator cannot go on.
@@ -25,7 +27,7 @@ pub enum VcpuEvent {
 
 /// What a vCPU's thread works with.
 #[derive(Clone)]
-pub struct Surroundings {
+pub(crate) struct Surroundings {
     /// Devices.
     pub bus: Arc<Bus>,
     /// The guest's clock.
@@ -42,7 +44,7 @@ pub struct Surroundings {
 
 /// What anybody may see of a vCPU.
 #[derive(Debug, Clone)]
-pub struct VcpuView {
+pub(crate) struct VcpuView {
     hart: u32,
     gate: Arc<Gate>,
     thread_id: Arc<AtomicI32>,
@@ -51,25 +53,25 @@ pub struct VcpuView {
 impl VcpuView {
     /// Hart number.
     #[must_use]
-    pub fn hart(&self) -> u32 {
+    pub(crate) fn hart(&self) -> u32 {
         self.hart
     }
 
     /// What the thread does.
     #[must_use]
-    pub fn activity(&self) -> Activity {
+    pub(crate) fn activity(&self) -> Activity {
         self.gate.activity()
     }
 
     /// The thread's id in the kernel, once it runs.
     #[must_use]
-    pub fn thread_id(&self) -> Option<i32> {
+    pub(crate) fn thread_id(&self) -> Option<i32> {
         Some(self.thread_id.load(Ordering::Relaxed)).filter(|&id| id != 0)
     }
 }
 
 /// One vCPU and its thread.
-pub struct VcpuThread {
+pub(crate) struct VcpuThread {
     view: VcpuView,
     vcpu: Arc<Mutex<Box<dyn Vcpu>>>,
     handle: VcpuHandle,
@@ -83,7 +85,7 @@ impl VcpuThread {
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub fn start(
+    pub(crate) fn start(
         hart: u32,
         vcpu: Box<dyn Vcpu>,
         surroundings: Surroundings,
@@ -112,18 +114,18 @@ impl VcpuThread {
 
     /// What anybody may see of it.
     #[must_use]
-    pub fn view(&self) -> &VcpuView {
+    pub(crate) fn view(&self) -> &VcpuView {
         &self.view
     }
 
     /// Lets the vCPU run.
-    pub fn resume(&self) {
+    pub(crate) fn resume(&self) {
         self.interrupt.clear();
         self.gate.order(Order::Run);
     }
 
     /// Tells the vCPU to stop and does not wait for it.
-    pub fn request_stop(&self) {
+    pub(crate) fn request_stop(&self) {
         self.gate.order(Order::Stop);
         self.interrupt.raise();
         self.handle.kick();
@@ -131,12 +133,12 @@ impl VcpuThread {
 
     /// Waits until the vCPU stands still, at most `bound`; what it does then.
     #[must_use]
-    pub fn await_stopped(&self, bound: Duration) -> Activity {
+    pub(crate) fn await_stopped(&self, bound: Duration) -> Activity {
         self.gate.await_stopped(bound)
     }
 
     /// Tells the thread to end and does not wait for it.
-    pub fn request_end(&self) {
+    pub(crate) fn request_end(&self) {
         self.gate.order(Order::End);
         self.interrupt.raise();
         self.handle.kick();
@@ -144,7 +146,7 @@ impl VcpuThread {
 
     /// Joins the thread if it ends within `bound`; a thread that waits in the kernel for a page is
     /// left to the end of the process.
-    pub fn join_within(&mut self, bound: Duration) {
+    pub(crate) fn join_within(&mut self, bound: Duration) {
         if self.gate.await_stopped(bound) == Activity::Ended
             && let Some(thread) = self.thread.take()
         {
@@ -154,9 +156,57 @@ impl VcpuThread {
 
     /// The vCPU, while it stands at the gate.
     #[must_use]
-    pub fn vcpu(&self) -> Option<MutexGuard<'_, Box<dyn Vcpu>>> {
+    pub(crate) fn vcpu(&self) -> Option<MutexGuard<'_, Box<dyn Vcpu>>> {
         matches!(self.gate.activity(), Activity::Stopped)
             .then(|| self.vcpu.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Name of a hart's section in the package.
+fn section(hart: u32) -> String {
+    format!("vcpu{hart}")
+}
+
+const SECTION_VERSION: u32 = 1;
+
+/// A vCPU as it moves: the accelerator's own form, and its interrupt lines.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SavedVcpu {
+    state: Vec<u8>,
+    lines: u64,
+}
+
+impl VcpuThread {
+    fn standing(&self) -> Result<MutexGuard<'_, Box<dyn Vcpu>>, StateError> {
+        let name = section(self.view.hart);
+        self.vcpu().ok_or_else(|| StateError::refused(&name, "it does not stand still".to_owned()))
+    }
+
+    /// Saves the vCPU, which stands at the gate.
+    ///
+    /// # Errors
+    /// When it does not, or the accelerator cannot read it.
+    pub(crate) fn save(&self, package: &mut PackageBuilder) -> Result<(), StateError> {
+        let name = section(self.view.hart);
+        let saved = SavedVcpu { state: self.standing()?.save()?, lines: self.handle.lines() };
+        package.add_body(&name, SECTION_VERSION, encode_body(&name, &saved)?);
+        Ok(())
+    }
+
+    /// Takes a saved vCPU over. It stands at the gate.
+    ///
+    /// # Errors
+    /// When it does not, or the saved state is none of this accelerator's.
+    pub(crate) fn load(&self, package: &mut Package) -> Result<(), StateError> {
+        let name = section(self.view.hart);
+        let saved = package.take_section(&name, SECTION_VERSION)?;
+        let SavedVcpu { state, lines } = decode_body(&name, &saved.body)?;
+        let mut vcpu = self.standing()?;
+        vcpu.restore(&state)?;
+        vcpu.flush_translations();
+        self.handle.restore_lines(lines);
+        Ok(())
     }
 }
 

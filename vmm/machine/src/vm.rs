@@ -1,28 +1,30 @@
 //! The VM, as its driver holds it: starts, stops, resets, saves and loads it.
 
 use crate::board;
-use crate::config::{FaultPath, Incoming, VmConfig};
+use crate::config::{Incoming, VmConfig};
 use crate::console::ConsoleBackend;
-use crate::control::{ControlError, MigrateRequest, RunState, VmEvent};
+use crate::control::{ControlError, RunState, VmEvent};
 use crate::driver::Driver;
 use crate::exit::ExitReason;
 use crate::gate::Activity;
 use crate::hardware::{Hardware, Requests};
-use crate::lifecycle::{Lifecycle, Ownership};
+use crate::lifecycle::Lifecycle;
 use crate::loader::{self, BootFiles, LoadError};
 use crate::sbi::{ResetRequest, Sbi};
 use crate::shared::Shared;
 use crate::vcpu::{Surroundings, VcpuEvent, VcpuThread};
 use crate::{cpu, fdt::TreeConfig};
-use accel::{VcpuHandle, Vcpu};
+use accel::VcpuHandle;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use umem_link::{Block, MachineDescription};
+use umem_memory::FrozenRam;
 use umem_state::{Package, PackageBuilder, StateError};
 
 /// Longest wait for vCPUs to stand still, on behalf of a monitor.
-const STOP_BOUND: Duration = Duration::from_secs(1);
+pub(crate) const STOP_BOUND: Duration = Duration::from_secs(1);
 /// Longest wait for submitted I/O to complete before a move is given up.
-const QUIESCE_BOUND: Duration = Duration::from_secs(5);
+pub(crate) const QUIESCE_BOUND: Duration = Duration::from_secs(5);
 
 /// Why a VM cannot be made or started.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +53,9 @@ pub enum VmError {
         #[source]
         source: devices::DiskError,
     },
+    /// A device does not come to rest.
+    #[error(transparent)]
+    Busy(#[from] devices::Busy),
     /// A device's saved state or the like.
     #[error(transparent)]
     State(#[from] StateError),
@@ -63,17 +68,23 @@ pub enum VmError {
 }
 
 /// A VM in the hands of its driver.
-pub struct Vm {
-    config: VmConfig,
-    life: Lifecycle,
-    hardware: Hardware,
+pub(crate) struct Vm {
+    pub(crate) config: VmConfig,
+    pub(crate) life: Lifecycle,
+    pub(crate) hardware: Hardware,
     vcpus: Vec<VcpuThread>,
-    shared: Arc<Shared>,
-    driver: Driver<Vm>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) driver: Driver<Vm>,
     /// Device and vCPU state at power-on, for resets.
     pristine: Vec<u8>,
     /// Why the guest stands still, where an error stopped it.
-    trouble: Option<String>,
+    pub(crate) trouble: Option<String>,
+    /// When an outgoing migration stopped the guest.
+    pub(crate) stopped_at: Option<Instant>,
+    /// RAM of a guest that an outgoing migration has stopped.
+    pub(crate) frozen: Option<FrozenRam>,
+    /// Whether the guest that is arriving is to run.
+    pub(crate) arriving_runs: bool,
 }
 
 impl Vm {
@@ -81,7 +92,7 @@ impl Vm {
     ///
     /// # Errors
     /// What is wrong with the configuration or this host.
-    pub fn new(
+    pub(crate) fn new(
         config: VmConfig,
         console: ConsoleBackend,
         driver: Driver<Self>,
@@ -107,7 +118,7 @@ impl Vm {
         };
         let mut vcpus = Vec::new();
         for (hart, handle) in (0..).zip(handles) {
-            let vcpu = cpu::create(hart, handle, &config, &hardware)?;
+            let vcpu = cpu::create(hart, handle, &config, &hardware);
             let thread = VcpuThread::start(hart, vcpu, surroundings.clone());
             vcpus.push(thread.map_err(VmError::Thread)?);
         }
@@ -119,22 +130,34 @@ impl Vm {
         let shared = Shared::new(life, hardware.pages.clone(), views, hardware.disk_views());
         let pristine = Vec::new();
         let shared = Arc::new(shared);
-        let mut vm =
-            Self { config, life, hardware, vcpus, shared, driver, pristine, trouble: None };
-        vm.hardware.quiesce(Instant::now() + QUIESCE_BOUND).map_err(VmError::Busy)?;
+        let mut vm = Self {
+            config,
+            life,
+            hardware,
+            vcpus,
+            shared,
+            driver,
+            pristine,
+            trouble: None,
+            stopped_at: None,
+            frozen: None,
+            arriving_runs: false,
+        };
+        vm.hardware.stop_clock();
+        vm.hardware.quiesce(Instant::now() + QUIESCE_BOUND)?;
         vm.pristine = vm.save()?;
         Ok(vm)
     }
 
     /// The part that any thread may read.
     #[must_use]
-    pub fn shared(&self) -> Arc<Shared> {
+    pub(crate) fn shared(&self) -> Arc<Shared> {
         self.shared.clone()
     }
 
     /// Whether the VM has ended.
     #[must_use]
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.shared.exit.is_set()
     }
 
@@ -142,7 +165,7 @@ impl Vm {
     ///
     /// # Errors
     /// What is wrong with the kernel, or with the address to listen on.
-    pub fn begin(&mut self) -> Result<(), VmError> {
+    pub(crate) fn begin(&mut self) -> Result<(), VmError> {
         match self.config.incoming.clone() {
             Incoming::Defer => {}
             Incoming::Uri(uri) => self.listen(&uri)?,
@@ -176,7 +199,8 @@ impl Vm {
         };
         let entry = loader::load(self.hardware.pages.ram(), &files, tree)?;
         let boot_hart = self.vcpus.first().and_then(VcpuThread::vcpu);
-        let mut vcpu = boot_hart.ok_or_else(|| ControlError::new("the boot hart does not stand still"))?;
+        let mut vcpu =
+            boot_hart.ok_or_else(|| ControlError::new("the boot hart does not stand still"))?;
         vcpu.boot(entry.pc, entry.device_tree);
         Ok(())
     }
@@ -185,7 +209,7 @@ impl Vm {
     ///
     /// # Errors
     /// When this process may not run it.
-    pub fn cont(&mut self) -> Result<(), ControlError> {
+    pub(crate) fn cont(&mut self) -> Result<(), ControlError> {
         if self.life.state() == RunState::Running {
             return Ok(());
         }
@@ -210,7 +234,7 @@ impl Vm {
     ///
     /// # Errors
     /// Names what does not stand still within a second; it stops when it can.
-    pub fn stop(&mut self) -> Result<(), ControlError> {
+    pub(crate) fn stop(&mut self) -> Result<(), ControlError> {
         if self.life.state() != RunState::Running {
             return Ok(());
         }
@@ -275,7 +299,7 @@ impl Vm {
     ///
     /// # Errors
     /// When this process may not run the guest, or it has no kernel to boot.
-    pub fn reset(&mut self) -> Result<(), ControlError> {
+    pub(crate) fn reset(&mut self) -> Result<(), ControlError> {
         self.life.require_owner()?;
         self.require_all_pages("system_reset")?;
         let ran = self.life.state() != RunState::Paused && self.life.state() != RunState::Prelaunch;
@@ -302,14 +326,14 @@ impl Vm {
     ///
     /// # Errors
     /// When this process may not run the guest.
-    pub fn power_down(&mut self) -> Result<(), ControlError> {
+    pub(crate) fn power_down(&mut self) -> Result<(), ControlError> {
         self.life.require_owner()?;
         self.guest_asks(ResetRequest::Shutdown);
         Ok(())
     }
 
     /// Ends the VM, whatever it waits for.
-    pub fn quit(&mut self) {
+    pub(crate) fn quit(&mut self) {
         self.vcpus.iter().for_each(VcpuThread::request_end);
         self.shared.migration.abandon();
         for vcpu in &mut self.vcpus {
@@ -325,7 +349,7 @@ impl Vm {
     ///
     /// # Errors
     /// No such hart, or it cannot be stopped to be looked at.
-    pub fn registers(&mut self, hart: u32) -> Result<String, ControlError> {
+    pub(crate) fn registers(&mut self, hart: u32) -> Result<String, ControlError> {
         let running = self.life.state() == RunState::Running;
         let vcpu = self.vcpus.iter().find(|vcpu| vcpu.view().hart() == hart).ok_or_else(|| {
             ControlError::new(format!("no hart {hart}; there are {}", self.vcpus.len()))
@@ -341,13 +365,32 @@ impl Vm {
         text.ok_or_else(|| self.does_not_stop(hart))
     }
 
+    /// The machine, as both ends of a migration compare it.
+    pub(crate) fn description(&self) -> MachineDescription {
+        let layout = self.hardware.pages.ram().layout();
+        let blocks = layout.blocks().iter().map(|block| Block {
+            name: block.name.clone(),
+            address: block.guest_address.0,
+            bytes: block.bytes(),
+        });
+        MachineDescription {
+            board: format!("{} riscv64", board::NAME),
+            harts: self.config.harts,
+            // A page is far smaller than 4 GiB.
+            page_bytes: layout.page_size().bytes() as u32,
+            blocks: blocks.collect(),
+            devices: self.hardware.device_names(),
+            program: concat!("umem ", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+
     /// Fails while pages of an earlier move are missing.
-    fn require_all_pages(&self, command: &str) -> Result<(), ControlError> {
+    pub(crate) fn require_all_pages(&self, command: &str) -> Result<(), ControlError> {
         let Some(plane) = self.hardware.pages.plane() else { return Ok(()) };
         let counts = plane.table().counts();
         Err(ControlError::new(format!(
             "{command} must wait until the guest's memory is here: {} of {} pages are missing",
-            counts.total() - counts.present,
+            counts.missing(),
             counts.total()
         )))
     }

@@ -1,0 +1,124 @@
+//! The destination's end, as the data plane sees this machine.
+
+use crate::admission;
+use crate::config::Incoming;
+use crate::control::{ControlError, VmEvent};
+use crate::driver::Driver;
+use crate::lifecycle::Ownership;
+use crate::shared::Shared;
+use crate::vm::{Vm, chain};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use umem_fault::FaultPlane;
+use umem_link::{
+    DestinationListener, DestinationOptions, DestinationVm, Endpoint, MachineDescription,
+};
+
+/// Longest wait for the driver while a guest comes in.
+const DRIVER_BOUND: Duration = Duration::from_secs(20);
+
+struct Arriving {
+    driver: Driver<Vm>,
+    shared: Arc<Shared>,
+}
+
+impl Arriving {
+    fn ask<R: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Vm) -> Result<R, String> + Send + 'static,
+    ) -> Result<R, String> {
+        self.driver.call_within(DRIVER_BOUND, job).map_err(|error| error.to_string())?
+    }
+
+    fn tell(&self, what: &str, job: impl FnOnce(&mut Vm) + Send + 'static) {
+        if let Err(error) = self.driver.call_within(DRIVER_BOUND, job) {
+            log::error!("{what}: {error}");
+        }
+    }
+}
+
+impl DestinationVm for Arriving {
+    fn prepare(&self, machine: &MachineDescription) -> Result<Arc<FaultPlane>, String> {
+        let machine = machine.clone();
+        self.ask(move |vm| vm.prepare_arrival(&machine))
+    }
+
+    fn load(&self, package: &[u8]) -> Result<(), String> {
+        let package = package.to_owned();
+        self.ask(move |vm| {
+            vm.arriving_runs = vm.load(&package).map_err(|error| chain(&error))?;
+            Ok(())
+        })
+    }
+
+    fn run(&self, pause: Duration) -> Result<(), String> {
+        let asked = Instant::now();
+        self.ask(move |vm| vm.arrive(pause, asked))
+    }
+
+    fn complete(&self) {
+        self.tell("all pages are here", |vm| vm.hardware.pages.disarm());
+    }
+
+    fn abandon(&self) {
+        self.tell("an incoming guest did not come", |vm| {
+            if let Some(plane) = vm.hardware.pages.plane() {
+                plane.close();
+            }
+            vm.hardware.pages.disarm();
+        });
+    }
+
+    fn phase_changed(&self, phase: &str) {
+        self.shared.events.tell(&VmEvent::Migration { phase: phase.to_owned() });
+    }
+}
+
+impl Vm {
+    /// Begins to listen for a guest.
+    ///
+    /// # Errors
+    /// When this VM was not started for that, listens already, or the address cannot be had.
+    pub(crate) fn listen(&mut self, uri: &str) -> Result<(), ControlError> {
+        if self.config.incoming == Incoming::No || self.life.ownership() != Ownership::Incoming {
+            return Err(ControlError::new(
+                "this VM does not wait for a guest; start one with -incoming defer",
+            ));
+        }
+        if self.shared.migration.listens() {
+            return Err(ControlError::new("this VM listens already (info migrate)"));
+        }
+        let endpoint: Endpoint = uri.parse().map_err(|error| ControlError(format!("{error}")))?;
+        let vm = Arc::new(Arriving { driver: self.driver.clone(), shared: self.shared.clone() });
+        let layout = self.hardware.pages.ram().layout().clone();
+        let options =
+            DestinationOptions { postcopy: self.config.postcopy, ..DestinationOptions::default() };
+        let listener = DestinationListener::start(&endpoint, vm, layout, options)
+            .map_err(|error| ControlError(chain(&error)))?;
+        self.shared.migration.set_incoming(listener);
+        Ok(())
+    }
+
+    fn prepare_arrival(&mut self, machine: &MachineDescription) -> Result<Arc<FaultPlane>, String> {
+        if let Some(difference) = self.description().difference(machine) {
+            return Err(difference);
+        }
+        let ram = self.hardware.pages.ram();
+        admission::admit(ram.layout().total_bytes()).map_err(|error| error.to_string())?;
+        let plane = FaultPlane::for_ram(ram).map_err(|error| chain(&error))?;
+        self.hardware.pages.arm(plane.clone());
+        Ok(plane)
+    }
+
+    /// The guest is ours and goes on, if it ran.
+    fn arrive(&mut self, pause: Duration, asked: Instant) -> Result<(), String> {
+        self.hardware.lock_disks().map_err(|error| chain(&error))?;
+        self.life.arrived(self.arriving_runs);
+        if self.arriving_runs {
+            self.start_guest(pause + asked.elapsed());
+        } else {
+            self.publish();
+        }
+        Ok(())
+    }
+}

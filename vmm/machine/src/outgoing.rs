@@ -1,0 +1,162 @@
+//! The source's end, as the data plane sees this machine.
+
+use crate::control::{ControlError, MigrateRequest, VmEvent};
+use crate::driver::Driver;
+use crate::frozen::{StandsStill, freeze};
+use crate::lifecycle::Ownership;
+use crate::shared::Shared;
+use crate::vm::{QUIESCE_BOUND, STOP_BOUND, Vm};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use umem_link::{
+    Endpoint, MachineDescription, Prefault, SourceOptions, SourceSession, SourceVm, StoppedGuest,
+};
+
+/// Longest wait for the driver while a guest moves; its own waits are bounded below this.
+const DRIVER_BOUND: Duration = Duration::from_secs(20);
+
+struct Outgoing {
+    driver: Driver<Vm>,
+    shared: Arc<Shared>,
+    machine: MachineDescription,
+}
+
+impl Outgoing {
+    /// Has the driver do something that must not be left undone. A driver that does not come to it
+    /// ends the process sooner than the guest gets two owners.
+    fn must(&self, what: &str, job: impl FnOnce(&mut Vm) + Send + 'static) {
+        if let Err(error) = self.driver.call_within(DRIVER_BOUND, job) {
+            log::error!("{what}: {error}");
+        }
+    }
+}
+
+impl SourceVm for Outgoing {
+    fn describe(&self) -> MachineDescription {
+        self.machine.clone()
+    }
+
+    fn stop(&self) -> Result<StoppedGuest, String> {
+        let stopped = self.driver.call_within(DRIVER_BOUND, Vm::stop_for_migration);
+        stopped.and_then(|stopped| stopped).map_err(|error| error.to_string())
+    }
+
+    fn handover_begun(&self) {
+        self.must("handover", |vm| {
+            vm.change_ownership(crate::lifecycle::Lifecycle::handover_begun);
+        });
+    }
+
+    fn take_back(&self) {
+        self.must("taking the guest back", Vm::take_back);
+    }
+
+    fn handed_over(&self) {
+        self.must("handed over", Vm::handed_over);
+    }
+
+    fn released(&self) {
+        self.must("released", |vm| vm.change_ownership(crate::lifecycle::Lifecycle::released));
+    }
+
+    fn phase_changed(&self, phase: &str) {
+        self.shared.events.tell(&VmEvent::Migration { phase: phase.to_owned() });
+    }
+}
+
+impl Vm {
+    /// Starts to move the guest away.
+    ///
+    /// # Errors
+    /// What is wrong with the request or the moment.
+    pub(crate) fn migrate(&mut self, request: &MigrateRequest) -> Result<(), ControlError> {
+        if !request.postcopy {
+            return Err(ControlError::new(
+                "this version moves guests by postcopy only: use migrate -p URI",
+            ));
+        }
+        let peer: Endpoint =
+            request.uri.parse().map_err(|error| ControlError(format!("{error}")))?;
+        if self.shared.migration.outgoing_under_way() {
+            return Err(ControlError::new("a migration is under way already (info migrate)"));
+        }
+        self.life.require_owner()?;
+        self.require_all_pages("a migration away from here")?;
+        let options = SourceOptions {
+            prefault: Prefault {
+                forward: request.prefault_forward,
+                backward: request.prefault_backward,
+                move_background: request.move_background,
+            },
+            background: request.background && self.shared.migration.background(),
+            ..SourceOptions::default()
+        };
+        let outgoing = Arc::new(Outgoing {
+            driver: self.driver.clone(),
+            shared: self.shared.clone(),
+            machine: self.description(),
+        });
+        let layout = self.hardware.pages.ram().layout().clone();
+        let session = SourceSession::start(peer, outgoing, layout, options)
+            .map_err(|error| ControlError(format!("cannot start the migration: {error}")))?;
+        self.shared.migration.set_outgoing(session);
+        Ok(())
+    }
+
+    fn stop_for_migration(&mut self) -> Result<StoppedGuest, ControlError> {
+        let stopped_at = Instant::now();
+        self.life.stop_for_migration()?;
+        self.publish();
+        let result = self.halt_and_save(stopped_at);
+        if result.is_err() {
+            self.take_back();
+        }
+        result
+    }
+
+    fn halt_and_save(&mut self, stopped_at: Instant) -> Result<StoppedGuest, ControlError> {
+        self.halt_guest(STOP_BOUND, QUIESCE_BOUND)?;
+        self.stopped_at = Some(stopped_at);
+        let halted = Instant::now();
+        let package = self.save().map_err(|error| ControlError(error.to_string()))?;
+        // What is left to write is written; the destination may take the disks.
+        self.hardware.unlock_disks();
+        let ram = freeze(&self.hardware, &StandsStill::after_halt());
+        self.frozen = Some(ram.clone());
+        let saved = Instant::now();
+        let parts = vec![("stop", halted - stopped_at), ("save", saved - halted)];
+        Ok(StoppedGuest { package, ram, stopped_at, parts })
+    }
+
+    /// The guest is ours again after a migration that came to nothing.
+    fn take_back(&mut self) {
+        self.frozen = None;
+        let runs = self.life.take_back();
+        if let Err(error) = self.hardware.lock_disks() {
+            self.trouble = Some(format!("the guest stays stopped: {}", crate::vm::chain(&error)));
+            self.life.pause();
+            return self.publish();
+        }
+        let pause = self.stopped_at.take().map_or(Duration::ZERO, |at| at.elapsed());
+        if runs {
+            self.start_guest(pause);
+        } else {
+            self.publish();
+        }
+    }
+
+    fn handed_over(&mut self) {
+        self.life.handed_over();
+        if self.life.ownership() == Ownership::HandedOver
+            && let Some(Err(error)) = self.frozen.as_ref().map(umem_memory::FrozenRam::protect)
+        {
+            log::warn!("RAM of the guest that was handed over stays writable: {error}");
+        }
+        self.publish();
+    }
+
+    fn change_ownership(&mut self, change: impl FnOnce(&mut crate::lifecycle::Lifecycle)) {
+        change(&mut self.life);
+        self.publish();
+    }
+}
