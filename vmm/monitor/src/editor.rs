@@ -49,6 +49,7 @@ impl Editor {
         complete: &dyn Fn(&str) -> Vec<String>,
         out: &mut Vec<u8>,
     ) -> Option<Typed> {
+        let before = self.line.len();
         match std::mem::take(&mut self.partial) {
             Partial::Escape if matches!(byte, b'[' | b'O') => {
                 self.partial = Partial::Sequence(Vec::new());
@@ -76,7 +77,11 @@ impl Editor {
                 other => self.plain(other),
             },
         }
-        self.draw(prompt, out);
+        let typed_on = self.cursor == self.line.len() && self.line.len() == before + 1;
+        match self.line.last().filter(|_| typed_on && byte.is_ascii_graphic()) {
+            Some(letter) => out.extend_from_slice(letter.to_string().as_bytes()),
+            None => self.draw(prompt, out),
+        }
         None
     }
 

@@ -227,7 +227,7 @@ pub(super) fn help() -> String {
     }
     text.push_str(
         "\nWithout -nographic and -serial, the serial port's output is dropped. Without -nographic,\n\
-         -monitor, -qmp and -serial, the text monitor is on stdio if that is a terminal.\n\
+         -monitor and -qmp, the text monitor is on stdio if that is a terminal and free.\n\
          The end of standard input ends no VM; 'quit', SIGINT and SIGTERM do.\n\
          Status: 0 when the VM was ended or powered off, 1 when it failed, 2 for wrong options.\n\
          \nA guest moves from the first VM to the second:\n  \

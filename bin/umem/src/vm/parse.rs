@@ -126,7 +126,8 @@ fn consoles(draft: &mut Draft, terminal: bool) -> Result<(SerialSpec, Vec<Monito
     let text_stdio = MonitorSpec { kind: Kind::Text, place: Place::Stdio };
     let serial = match (draft.serial.take(), draft.nographic) {
         (Some(serial), nographic) => {
-            if nographic && !text_given && !uses_stdio(&serial) && !any_stdio(&monitors) {
+            let free = !uses_stdio(&serial) && !any_stdio(&monitors);
+            if free && (nographic && !text_given || terminal && monitors.is_empty()) {
                 monitors.push(text_stdio.clone());
             }
             serial

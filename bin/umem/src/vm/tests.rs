@@ -69,6 +69,8 @@ fn stdio_goes_to_whom_qemus_users_expect() {
     assert_eq!(consoles("-nographic -monitor stdio"), (SerialSpec::WithMonitor, vec![]));
     assert_eq!(consoles("-nographic -monitor none"), (SerialSpec::Stdio, vec![]));
     assert_eq!(consoles("-nographic -serial null"), (SerialSpec::Null, vec![text_stdio()]));
+    assert_eq!(consoles("-serial null"), (SerialSpec::Null, vec![text_stdio()]));
+    assert_eq!(consoles("-serial null -monitor none"), (SerialSpec::Null, vec![]));
     assert_eq!(consoles("-serial stdio"), (SerialSpec::Stdio, vec![]));
     match parse_for(&words("-kernel k"), false) {
         Ok(Asked::Run(got)) => assert_eq!(got.monitors, []),
