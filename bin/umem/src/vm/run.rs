@@ -2,9 +2,9 @@
 
 use super::parse::VmCommand;
 use crate::console::{self, RawTerminal, SerialSpec};
-use crate::launch::{Ended, launch};
+use crate::launch::launch;
 use anyhow::{Context as _, anyhow};
-use machine::VmControl;
+use machine::{ExitReason, VmControl};
 use monitor::{Kind, Place};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -32,7 +32,7 @@ pub(super) fn run(command: VmCommand) -> anyhow::Result<()> {
     let _pidfile = pidfile.map(write_pid).transpose()?;
     let (mut port, streams) = serial.open()?;
     let running = launch(config, streams)?;
-    let vm = running.control;
+    let vm = running.control.clone();
     end_on_signal(signals, vm.clone())?;
 
     let on_stdio = monitors.iter().position(|spec| spec.place == Place::Stdio);
@@ -59,13 +59,13 @@ pub(super) fn run(command: VmCommand) -> anyhow::Result<()> {
         console::run_monitor(vm.clone(), Some(keys)).context("cannot start the monitor")?;
     }
 
-    match (running.wait)() {
-        Ended::Quit => Ok(()),
-        Ended::GuestShutdown => {
+    match running.wait() {
+        ExitReason::Quit => Ok(()),
+        ExitReason::GuestShutdown => {
             std::thread::sleep(LAST_WORDS);
             Ok(())
         }
-        Ended::Failed(why) => Err(anyhow!(why)),
+        ExitReason::Failed(why) => Err(anyhow!(why)),
     }
 }
 
