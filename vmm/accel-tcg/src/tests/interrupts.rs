@@ -36,7 +36,7 @@ fn waiting_ends_at_once_when_something_pends_although_interrupts_are_off() {
 #[test]
 fn the_most_urgent_interrupt_is_taken_first() {
     let mut board = enabled(&[NOP, LOOP]);
-    board.hart.cpu.csr.stvec = HANDLER - 4 * 9 | 1; // vectored: external lands on the handler
+    board.hart.cpu.csr.stvec = (HANDLER - 4 * 9) | 1; // vectored: external lands on the handler
     board.hart.set_timer(0);
     board.hart.handle().set_line(InterruptKind::Software, true);
     board.hart.handle().set_line(InterruptKind::External, true);
