@@ -67,7 +67,8 @@ pub(crate) fn is_missing(path: &Path) -> Result<bool> {
 
 /// Program and arguments, cut to what fits a line.
 fn shown(command: &Command) -> String {
-    let mut line = command.get_program().to_string_lossy().into_owned();
+    let program = Path::new(command.get_program());
+    let mut line = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
     for argument in command.get_args() {
         let _ = write!(line, " {}", argument.to_string_lossy());
     }
