@@ -17,12 +17,12 @@ struct Refusal {
 }
 
 impl Refusal {
-    fn generic(text: impl ToString) -> Self {
-        Self { class: "GenericError", text: text.to_string() }
+    fn generic(text: impl Into<String>) -> Self {
+        Self { class: "GenericError", text: text.into() }
     }
 
-    fn not_found(text: impl ToString) -> Self {
-        Self { class: "CommandNotFound", text: text.to_string() }
+    fn not_found(text: impl Into<String>) -> Self {
+        Self { class: "CommandNotFound", text: text.into() }
     }
 }
 
@@ -89,11 +89,12 @@ impl Client {
                 command::printable(name)
             ))
         })?;
-        let args = Args::from_json(row, arguments).map_err(Refusal::generic)?;
+        let args =
+            Args::from_json(row, arguments).map_err(|error| Refusal::generic(error.to_string()))?;
         if name == "qmp_capabilities" {
             self.negotiate()?;
         }
-        (row.run)(&*self.vm, &args).map_err(Refusal::generic)
+        (row.run)(&*self.vm, &args).map_err(|error| Refusal::generic(error.to_string()))
     }
 
     /// From now on the client takes commands and is told events.
@@ -108,7 +109,7 @@ impl Client {
         std::thread::Builder::new()
             .name("monitor-events".to_owned())
             .spawn(move || tell(&events, &ended, &outlet))
-            .map_err(Refusal::generic)?;
+            .map_err(|error| Refusal::generic(error.to_string()))?;
         self.telling = Some(telling);
         Ok(())
     }

@@ -61,7 +61,12 @@ impl VmProcess {
             std::thread::sleep(Duration::from_millis(50));
             let lines = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
             let words: Vec<&str> = lines.iter().map(String::as_str).collect();
-            bail!("the {} ended with {status}: {}", self.name, words.join("; "));
+            let words = if words.is_empty() {
+                "its guest has powered off".into()
+            } else {
+                words.join("; ")
+            };
+            bail!("the {} ended early, {status}: {words}", self.name);
         }
         Ok(())
     }

@@ -64,9 +64,9 @@ pub(crate) struct Options {
     /// Who finds missing pages at the destination
     #[arg(long, value_enum, default_value = "vcpu")]
     fault_path: FaultPath,
-    /// Send only what is asked for: the move ends when the guest has touched all its memory
+    /// Send only what is asked for, until the guest has checked all its memory
     #[arg(long)]
-    no_background: bool,
+    pub(super) no_background: bool,
     /// Pages to send beyond and before each page asked for
     #[arg(long, value_name = "F,B", default_value = "0,0", value_parser = prefault)]
     prefault: (u64, u64),

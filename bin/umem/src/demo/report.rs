@@ -70,20 +70,10 @@ pub(super) fn ends_agree(source: &Status, destination: &Status) -> bool {
     done(source) && done(destination) && source.digest == destination.digest
 }
 
-/// The downtime's parts as both ends saw them, each once.
-pub(super) fn phases(source: &Status, destination: &Status) -> Phases {
-    let mut parts = source.downtime.parts.clone();
-    for (name, ms) in &destination.downtime.parts {
-        if parts.iter().all(|(own, _)| own != name) {
-            parts.push((name.clone(), *ms));
-        }
-    }
-    Phases(parts)
-}
-
-/// The downtime; the longer one when both ends know it, as neither overstates what it saw.
-pub(super) fn downtime(source: &Status, destination: &Status) -> f64 {
-    source.downtime.total.into_iter().chain(destination.downtime.total).fold(0.0, f64::max)
+/// The downtime and its parts, by one clock: the source's, which sees all of it, if it knows them.
+pub(super) fn downtime(source: &Status, destination: &Status) -> (f64, Phases) {
+    let known = if source.downtime.total.is_some() { source } else { destination };
+    (known.downtime.total.unwrap_or_default(), Phases(known.downtime.parts.clone()))
 }
 
 impl Report {

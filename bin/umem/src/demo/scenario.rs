@@ -4,7 +4,7 @@ use super::child::VmProcess;
 use super::progress::Progress;
 use super::protocol::{GuestLine, Verdict};
 use super::qmp::{Qmp, Status};
-use super::report::{PageReport, Report, downtime, ends_agree, phases};
+use super::report::{PageReport, Report, downtime, ends_agree};
 use super::serial::{Assembler, Heard, Port};
 use super::series::{Beat, Beats};
 use super::{End, Options, interrupted};
@@ -82,17 +82,34 @@ impl<'o> Scenario<'o> {
         let uri = self.listen()?;
         let start = Instant::now();
         self.source.qmp.run("migrate", &self.options.migrate_arguments(&uri))?;
-        let statuses = self.watch()?;
+        // Without background, it is the check that asks for most of the memory.
+        let awaited = if self.options.no_background { "postcopy-active" } else { "completed" };
+        let mut statuses = self.watch(awaited)?;
         self.run_for("run", SETTLE)?;
         let until = Instant::now();
+        let verdict = self.verify()?;
+        if self.options.no_background {
+            // What the guest never touches is asked for by nobody.
+            self.source.qmp.run(
+                "x-umem-migrate-set-parameter",
+                &json!({ "parameter": "postcopy-background", "value": "on" }),
+            )?;
+            statuses = self.watch("completed")?;
+        }
+        self.end()?;
+        Ok(self.report(start, until, verdict, &statuses))
+    }
+
+    /// Has the guest check its memory.
+    fn verify(&mut self) -> anyhow::Result<Verdict> {
         if self.options.inject_damage {
             self.destination.port.send(b'd')?;
         }
         self.destination.port.send(b'v')?;
-        let said = self.until_said("verify", |line| matches!(line, GuestLine::Verdict(_)))?;
-        let GuestLine::Verdict(verdict) = said else { bail!("the guest gave no verdict") };
-        self.end()?;
-        Ok(self.report(start, until, verdict, &statuses))
+        match self.until_said("verify", |line| matches!(line, GuestLine::Verdict(_)))? {
+            GuestLine::Verdict(verdict) => Ok(verdict),
+            other => bail!("the guest said {other:?}"),
+        }
     }
 
     /// Makes the destination listen; where.
@@ -111,8 +128,8 @@ impl<'o> Scenario<'o> {
         Err(last)
     }
 
-    /// Watches the migration until both ends are done with it; their last status.
-    fn watch(&mut self) -> anyhow::Result<[(Status, Value); 2]> {
+    /// Watches the migration until both ends are in this phase or done; their last status.
+    fn watch(&mut self, phase: &str) -> anyhow::Result<[(Status, Value); 2]> {
         loop {
             self.hear(Instant::now() + LOOK)?;
             let source = self.source.qmp.migration()?;
@@ -135,7 +152,8 @@ impl<'o> Scenario<'o> {
                     bail!("the migration is {} at the {end}: {why}", status.phase);
                 }
             }
-            if at.phase == "completed" && to.phase == "completed" {
+            let there = |end: &Status| end.phase == phase || end.phase == "completed";
+            if there(at) && there(to) {
                 return Ok([source, destination]);
             }
             self.check_time(&detail)?;
@@ -166,8 +184,13 @@ impl<'o> Scenario<'o> {
                 _ => self.said.push(heard),
             }
         }
-        self.source.process.check()?;
-        self.destination.process.check()
+        for side in [&mut self.source, &mut self.destination] {
+            side.process.check().map_err(|error| {
+                let words = self.assembler.last_words();
+                if words.is_empty() { error } else { anyhow!("{error:#} (the guest: {words})") }
+            })?;
+        }
+        Ok(())
     }
 
     fn run_for(&mut self, step: &'static str, time: Duration) -> anyhow::Result<()> {
@@ -219,6 +242,7 @@ impl<'o> Scenario<'o> {
         [source, destination]: &[(Status, Value); 2],
     ) -> Report {
         let (from, to) = (&source.0, &destination.0);
+        let (downtime_ms, phases_ms) = downtime(from, to);
         Report {
             verified: verdict.ok && ends_agree(from, to),
             mode: from.mode.clone(),
@@ -226,7 +250,7 @@ impl<'o> Scenario<'o> {
             memory_bytes: self.options.memory,
             dirty_rate: self.options.dirty_rate,
             seed: self.seed,
-            downtime_ms: downtime(from, to),
+            downtime_ms,
             total_ms: from.total_ms,
             drain_ms: to.drain_ms.or(from.drain_ms),
             heartbeat_gap_ms: self.beats.longest_gap_ms(start, until),
@@ -242,7 +266,7 @@ impl<'o> Scenario<'o> {
             },
             wire_bytes: from.wire_bytes,
             rate_100ms: self.beats.rate(start, until),
-            phases_ms: phases(from, to),
+            phases_ms,
             verdict,
             source: source.1.clone(),
             destination: destination.1.clone(),

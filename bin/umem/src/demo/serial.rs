@@ -4,6 +4,7 @@ use super::End;
 use super::protocol::{GuestLine, parse};
 use anyhow::Context as _;
 use crossbeam_channel::{Receiver, Sender};
+use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -11,6 +12,9 @@ use std::time::{Duration, Instant};
 
 /// Longest line taken; what is longer is none of the guest's.
 const LINE_MAX: usize = 16 * 1024;
+
+/// Lines kept to tell what the guest said last.
+const LINES_KEPT: usize = 3;
 
 /// Bytes of a serial port, stamped as they arrived.
 #[derive(Debug)]
@@ -72,11 +76,19 @@ pub(super) struct Assembler {
     destination: Vec<u8>,
     /// Whether a whole line came from the destination.
     switched: bool,
+    /// The newest lines that are none of the protocol's.
+    other: VecDeque<String>,
 }
 
 impl Assembler {
     pub(super) fn new(chunks: Receiver<Chunk>) -> Self {
-        Self { chunks, source: Vec::new(), destination: Vec::new(), switched: false }
+        Self {
+            chunks,
+            source: Vec::new(),
+            destination: Vec::new(),
+            switched: false,
+            other: VecDeque::new(),
+        }
     }
 
     /// Waits for the guest until `deadline`; appends what it said to `heard`.
@@ -87,6 +99,21 @@ impl Assembler {
                 self.take(&chunk, heard);
             }
         }
+    }
+
+    /// The newest of what the guest said beside the protocol, for when it fails.
+    pub(super) fn last_words(&self) -> String {
+        let words: Vec<&str> = self.other.iter().map(String::as_str).collect();
+        words.join("; ")
+    }
+
+    fn remember(&mut self, line: &[u8]) {
+        if self.other.len() >= LINES_KEPT {
+            self.other.pop_front();
+        }
+        let text = String::from_utf8_lossy(line);
+        let shown = text.chars().filter(|letter| !letter.is_control()).take(200);
+        self.other.push_back(shown.collect());
     }
 
     fn take(&mut self, chunk: &Chunk, heard: &mut Vec<Heard>) {
@@ -109,6 +136,9 @@ impl Assembler {
                 }
                 _ => read(&own),
             };
+            if line.is_none() {
+                self.remember(&own);
+            }
             heard.extend(line.map(|line| Heard { end: chunk.end, at: chunk.at, line }));
         }
     }
