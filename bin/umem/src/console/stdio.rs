@@ -100,8 +100,8 @@ impl Shared {
     fn run(mut self) {
         for_each_key(|byte| {
             match self.mux.key(byte) {
-                Meaning::Guest(byte) => self.to_guest(byte),
-                Meaning::Monitor(byte) => self.to_monitor(byte),
+                Meaning::Guest(byte) => self.key_for_guest(byte),
+                Meaning::Monitor(byte) => self.key_for_monitor(byte),
                 Meaning::Switched(Focus::Monitor) => match &self.monitor {
                     Some(monitor) => show(&[b"\n", &monitor.redraw()[..]].concat()),
                     None => {
@@ -121,7 +121,7 @@ impl Shared {
 
     /// A person at a terminal must get through to Ctrl-A x even when the guest takes no keys, so
     /// theirs are dropped then; a pipe waits.
-    fn to_guest(&self, byte: u8) {
+    fn key_for_guest(&self, byte: u8) {
         match self.keys.try_send(byte) {
             Err(TrySendError::Full(byte)) if !self.terminal => {
                 // The guest's end of the queue may be gone, with the guest.
@@ -131,7 +131,7 @@ impl Shared {
         }
     }
 
-    fn to_monitor(&mut self, byte: u8) {
+    fn key_for_monitor(&mut self, byte: u8) {
         let Some(monitor) = &mut self.monitor else { return };
         show(&monitor.key(byte));
         if monitor.ended() {
