@@ -7,6 +7,7 @@
 use crate::cpu::Mode;
 use crate::decode::{Code, Op, SINK, decode, decode_compressed, is_compressed};
 use crate::memory_access::{OFFSET_MASK, PAGE_BYTES, PAGE_SHIFT, RamPage};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -29,9 +30,17 @@ pub(crate) struct Block {
     epoch: u64,
     /// Where it begins.
     physical: u64,
+    /// Where it led last time: elsewhere, and to the following instruction.
+    successors: [Cell<Jump>; 2],
 }
 
 impl Block {
+    /// Which of its successors the program counter, after it ran from `base`, stands for.
+    #[inline(always)]
+    fn successor(&self, base: u64, pc: u64) -> &Cell<Jump> {
+        &self.successors[usize::from(pc == base.wrapping_add(self.bytes.into()))]
+    }
+
     /// Whether memory holds what it was decoded from.
     fn is_current(&self, page: RamPage) -> bool {
         let at = |index: usize| self.physical + 2 * index as u64;
@@ -83,6 +92,7 @@ impl Builder {
             parcels: self.parcels.into(),
             epoch,
             physical,
+            successors: [const { Cell::new(NO_JUMP) }; 2],
         }
     }
 }
@@ -144,9 +154,21 @@ type AddressMap<T> = HashMap<u64, T, BuildHasherDefault<AddressHasher>>;
 struct Jump {
     /// Virtual address; its lowest bit is the mode.
     key: u64,
-    /// The CPU's number for what was in force then.
-    stamp: u64,
-    block: u32,
+    /// The CPU's number for what was in force then, and behind it the block's.
+    target: u64,
+}
+
+const NO_JUMP: Jump = Jump { key: 0, target: 0 };
+/// Bits of a block's number.
+const BLOCK_BITS: u32 = 20;
+const _: () = assert!(MAX_BLOCKS <= 1 << BLOCK_BITS);
+
+impl Jump {
+    #[inline(always)]
+    fn block(self, key: u64, stamp: u64) -> Option<usize> {
+        let known = self.key == key && self.target >> BLOCK_BITS == stamp;
+        known.then_some((self.target & ((1 << BLOCK_BITS) - 1)) as usize)
+    }
 }
 
 /// All decoded blocks.
@@ -174,18 +196,35 @@ impl Blocks {
             free: Vec::new(),
             by_address: AddressMap::default(),
             by_page: AddressMap::default(),
-            jumps: Box::new([Jump { key: 0, stamp: 0, block: 0 }; JUMPS]),
+            jumps: Box::new([NO_JUMP; JUMPS]),
         }
     }
 
     /// The block that a virtual address is known to lead to.
     #[inline(always)]
     pub(crate) fn jump(&self, pc: u64, mode: Mode, stamp: u64) -> Option<&Block> {
-        let jump = &self.jumps[jump_slot(pc)];
-        if jump.key != key(pc, mode) || jump.stamp != stamp {
-            return None;
+        let number = self.jumps[jump_slot(pc)].block(key(pc, mode), stamp)?;
+        self.blocks.get(number)?.as_ref()
+    }
+
+    /// The block that follows one which ran from `base`.
+    #[inline(always)]
+    pub(crate) fn follow(
+        &self,
+        block: &Block,
+        base: u64,
+        pc: u64,
+        mode: Mode,
+        stamp: u64,
+    ) -> Option<&Block> {
+        let successor = block.successor(base, pc);
+        if let Some(number) = successor.get().block(key(pc, mode), stamp) {
+            return self.blocks.get(number)?.as_ref();
         }
-        self.blocks.get(jump.block as usize)?.as_ref()
+        let jump = self.jumps[jump_slot(pc)];
+        let number = jump.block(key(pc, mode), stamp)?;
+        successor.set(jump);
+        self.blocks.get(number)?.as_ref()
     }
 
     /// Makes a virtual address lead to the block at a physical address, which is decoded if need
@@ -202,7 +241,8 @@ impl Blocks {
         let Some(block) = self.find(physical, page, epoch) else {
             return false;
         };
-        self.jumps[jump_slot(pc)] = Jump { key: key(pc, mode), stamp, block };
+        self.jumps[jump_slot(pc)] =
+            Jump { key: key(pc, mode), target: stamp << BLOCK_BITS | u64::from(block) };
         true
     }
 
@@ -251,7 +291,7 @@ impl Blocks {
         self.free.clear();
         self.by_address.clear();
         self.by_page.clear();
-        self.jumps.fill(Jump { key: 0, stamp: 0, block: 0 });
+        self.jumps.fill(NO_JUMP);
     }
 }
 

@@ -28,14 +28,19 @@ pub(crate) enum Flow {
 
 /// Runs decoded blocks until something else is to be done.
 pub(crate) fn run(cpu: &mut Cpu, blocks: &Blocks) -> Flow {
+    let Some(mut block) = blocks.jump(cpu.pc, cpu.mode, cpu.jumps) else {
+        return Flow::Unknown;
+    };
     loop {
-        let Some(block) = blocks.jump(cpu.pc, cpu.mode, cpu.jumps) else {
-            return Flow::Unknown;
-        };
+        let base = cpu.pc;
         match run_block(cpu, block) {
             Flow::Next if cpu.retired < cpu.poll_at => {}
             Flow::Next => return Flow::Poll,
             flow => return flow,
+        }
+        match blocks.follow(block, base, cpu.pc, cpu.mode, cpu.jumps) {
+            Some(next) => block = next,
+            None => return Flow::Unknown,
         }
     }
 }

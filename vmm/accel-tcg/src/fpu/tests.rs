@@ -181,10 +181,7 @@ fn conversions_to_integers_saturate() {
     assert_eq!(observe(|f| f64::to_u32(double(4_294_967_295.5), rtz, f)), (u32::MAX, 1));
     assert_eq!(observe(|f| f64::to_u32(double(4_294_967_296.0), rtz, f)), (u32::MAX, 16));
     assert_eq!(observe(|f| f64::to_i64(double(Double::NAN), rtz, f)), (i64::MAX, 16));
-    assert_eq!(
-        observe(|f| f64::to_i64(double(-9.223_372_036_854_776e18), rtz, f)),
-        (i64::MIN, 0)
-    );
+    assert_eq!(observe(|f| f64::to_i64(double(-9.223_372_036_854_776e18), rtz, f)), (i64::MIN, 0));
     assert_eq!(observe(|f| f64::to_u64(double(1.8e19), rtz, f)), (18_000_000_000_000_000_000, 0));
     assert_eq!(observe(|f| f32::to_u64(single(Single::NEG_INFINITY), rtz, f)), (0, 16));
     assert_eq!(observe(|f| f32::to_i32(single(Single::MIN), rtz, f)), (i32::MIN, 16));
