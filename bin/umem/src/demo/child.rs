@@ -29,6 +29,7 @@ impl VmProcess {
             .arg("vm")
             .args(["-name", name])
             .args(options)
+            .env(crate::vm::END_WITH_PARENT, "1")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -10,6 +10,7 @@ mod tests;
 
 use crate::cli;
 use parse::{Asked, parse};
+pub(crate) use run::END_WITH_PARENT;
 use std::process::ExitCode;
 pub(crate) use values::memory as memory_size;
 

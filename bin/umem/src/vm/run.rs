@@ -15,6 +15,9 @@ use std::time::Duration;
 /// How long the last words of a guest that has powered off may take to be printed.
 const LAST_WORDS: Duration = Duration::from_millis(50);
 
+/// Set by a parent whose VMs must not outlive it, however it ends.
+pub(crate) const END_WITH_PARENT: &str = "UMEM_END_WITH_PARENT";
+
 /// Removes the file when the VM ends.
 struct PidFile(PathBuf);
 
@@ -29,6 +32,10 @@ impl Drop for PidFile {
 pub(super) fn run(command: VmCommand) -> anyhow::Result<()> {
     let VmCommand { config, serial, monitors, pidfile } = command;
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot listen to signals")?;
+    if std::env::var_os(END_WITH_PARENT).is_some() {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+            .context("cannot ask for a signal at the parent's end")?;
+    }
     let _pidfile = pidfile.map(write_pid).transpose()?;
     let (mut port, streams) = serial.open()?;
     let running = launch(config, streams)?;
