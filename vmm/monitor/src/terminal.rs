@@ -64,16 +64,6 @@ impl TerminalMonitor {
         out
     }
 
-    /// A line from elsewhere, to be shown without disturbing what is being typed.
-    #[must_use]
-    pub fn notice(&self, text: &str) -> Vec<u8> {
-        let mut out = format!("\r\x1b[K{text}\n").into_bytes();
-        if !self.ended {
-            self.editor.draw(PROMPT, &mut out);
-        }
-        out
-    }
-
     /// Whether the user has left (Ctrl-D, or `quit`); the monitor takes no more keys.
     #[must_use]
     pub const fn ended(&self) -> bool {

@@ -58,7 +58,7 @@ pub(super) fn run(command: VmCommand) -> anyhow::Result<()> {
             console::run_monitor(vm.clone(), None).context("cannot start the monitor")?;
         } else {
             let server = monitor::serve(spec, vm.clone())
-                .with_context(|| format!("cannot start the monitor on {:?}", spec.place))?;
+                .with_context(|| format!("cannot start the monitor on {}", spec.place))?;
             servers.push(server);
         }
     }
