@@ -113,7 +113,7 @@ impl Cpu {
             mode: Mode::Supervisor,
             rounding: 0,
             flags: Flags::NONE,
-            csr: Csrs::default(),
+            csr: Csrs::at_start(),
             mmu: Mmu::new(Ram::new(ram), presence),
             event: Event::CodeWritten,
             reservation: None,
@@ -193,7 +193,7 @@ impl Cpu {
         self.mode = Mode::Supervisor;
         self.rounding = 0;
         self.flags = Flags::NONE;
-        self.csr = Csrs::default();
+        self.csr = Csrs::at_start();
         self.reservation = None;
         self.timer = u64::MAX;
         self.timer_due = false;

@@ -71,6 +71,11 @@ pub(crate) struct Csrs {
 }
 
 impl Csrs {
+    /// As a hart starts. Kernels count on firmware having opened the counters to users, as OpenSBI does:
+    /// Linux's vDSO reads `time` and nothing in the kernel sets its bit.
+    pub(crate) fn at_start() -> Self {
+        Self { scounteren: COUNTERS, ..Self::default() }
+    }
     pub(crate) fn sum(&self) -> bool {
         self.status & sstatus::SUM != 0
     }

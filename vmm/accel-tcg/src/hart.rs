@@ -2,6 +2,7 @@
 
 use crate::blocks::{Blocks, build_crossing};
 use crate::cpu::{Cpu, DeviceLoad, Event, Halt};
+use crate::csr;
 use crate::decode::is_compressed;
 use crate::execute::{self, Flow};
 use crate::memory_access::{OFFSET_MASK, PAGE_BYTES};
@@ -215,6 +216,8 @@ impl Vcpu for Hart {
 
     fn boot(&mut self, pc: u64, device_tree: u64) {
         self.cpu.reset(pc, device_tree);
+        // Linux reads `time` in user mode and relies on the firmware below it having allowed that.
+        self.cpu.csr.scounteren = csr::COUNTERS;
         self.pending = Pending::Nothing;
     }
 

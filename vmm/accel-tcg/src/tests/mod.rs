@@ -223,6 +223,10 @@ fn counters_are_open_to_users_as_the_supervisor_says() {
     assert_eq!(*board.x(A0), 1);
     assert!(*board.x(A1) <= board.clock.now());
 
+    let mut board = Board::new(&[csrr(A0, 0xc01), ECALL]);
+    board.user_mode();
+    assert_eq!(board.run_to_trap().0, 8, "open at the start, as firmware leaves them");
+
     let mut board = Board::new(&[csrr(A0, 0xc02), csrr(A1, 0xc01)]);
     board.user_mode();
     board.hart.cpu.csr.scounteren = 4;
