@@ -116,7 +116,10 @@ pub(crate) fn csrs() -> Vec<Probe> {
 /// Instructions and CSRs by privilege and by the state that enables them.
 pub(crate) fn privileges() -> Vec<Probe> {
     let read = |csr: u32| 0x2673 | csr << 20; // csrr a2: counters differ, a2 is not looked at
-    let mut probes = Vec::new();
+    // Our harts start as firmware leaves them, counters open; QEMU here has no firmware.
+    let mut close = Probe::new("scounteren = 0", &[0x1065_1073]);
+    close.value = 0;
+    let mut probes = vec![close];
     for (name, word) in [
         ("mret", 0x3020_0073),
         ("ebreak", EBREAK),
