@@ -4,10 +4,12 @@ use crate::channel::{self, Channel};
 use socket2::Socket;
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
-use umem_wire::{Features, PREFACE_BYTES, Preface, REPLY_BYTES, Reply, Verdict, WireError};
+use umem_wire::{Features, PREFACE_BYTES, Preface, REPLY_BYTES, Reply, Role, Verdict, WireError};
 
 /// Longest time for the other end's first bytes.
 pub(crate) const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
+/// Longest wait of an inquirer for its answer; the destination needs less.
+const ANSWER_WITHIN: Duration = Duration::from_secs(25);
 
 /// Why a connection came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +78,8 @@ pub(crate) fn call(
         // `decode` has made an error of it.
         Verdict::Version => return Err(HandshakeError::Closed),
     }
-    socket.set_read_timeout(None)?;
+    let within = (preface.role == Role::Inquiry).then_some(ANSWER_WITHIN);
+    socket.set_read_timeout(within)?;
     Ok(channel::from_socket(socket, peer, again))
 }
 

@@ -58,6 +58,12 @@ impl SendPlan {
         Self { layout, prefault, sent, sent_pages: AtomicU64::new(0), cursor: AtomicU64::new(0) }
     }
 
+    /// All pages.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.layout.total_pages()
+    }
+
     /// Pages never sent.
     #[must_use]
     pub fn remaining(&self) -> u64 {

@@ -3,7 +3,7 @@
 use super::{ByteCounts, Channel, ChannelControl};
 use crate::socket::tcp_info;
 use socket2::{Domain, Socket};
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -72,21 +72,31 @@ impl Read for SocketReader {
 struct SocketWriter(Arc<Shared>);
 
 impl SocketWriter {
-    fn account(&self, count: usize) -> usize {
-        self.0.sent.fetch_add(count as u64, Ordering::Relaxed);
-        count
+    fn account(&self, written: io::Result<usize>) -> io::Result<usize> {
+        match written {
+            Ok(count) => {
+                self.0.sent.fetch_add(count as u64, Ordering::Relaxed);
+                Ok(count)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let seconds = crate::socket::SILENCE.as_secs();
+                let text = format!("the peer has taken nothing for {seconds} s");
+                Err(io::Error::new(ErrorKind::TimedOut, text))
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
 impl Write for SocketWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        (&self.0.socket).write(bytes).map(|count| self.account(count))
+        self.account((&self.0.socket).write(bytes))
     }
 
     fn write_vectored(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
         // The kernel takes at most UIO_MAXIOV buffers a call (<linux/uio.h>).
         let buffers = &buffers[..buffers.len().min(1024)];
-        (&self.0.socket).write_vectored(buffers).map(|count| self.account(count))
+        self.account((&self.0.socket).write_vectored(buffers))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -5,19 +5,19 @@ use super::{Active, Event, Hub, REMEMBERED, Shared, run};
 use crate::channel::{self, Channel, MuxChannels};
 use crate::handshake::{self, HANDSHAKE_WITHIN};
 use crate::lane::{FrameReader, LaneError};
-use crate::socket::{Listener, Purpose, tune};
+use crate::socket::{Listener, Purpose, SILENCE, tune};
 use rustix::event::{PollFd, PollFlags, poll};
 use socket2::Socket;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use umem_wire::{
     MAX_CONTROL_BODY, Ownership, Preface, Role, Secret, SessionId, ToDestination, ToSource, Verdict,
 };
 
-/// Connections whose first bytes are awaited at once; more are closed unheard.
-const MOST_HANDSHAKES: u64 = 16;
+/// Connections whose first bytes are awaited at once; another ends the oldest.
+const MOST_HANDSHAKES: usize = 16;
 /// Longest wait for the session's thread to say who runs the guest.
 const OWNER_WITHIN: Duration = Duration::from_secs(20);
 
@@ -46,28 +46,58 @@ pub(super) fn accept(shared: &Arc<Shared>, mut listener: Listener) {
 }
 
 fn hear(shared: &Arc<Shared>, socket: Socket, peer: String) {
-    if shared.handshakes.fetch_add(1, Ordering::AcqRel) >= MOST_HANDSHAKES {
-        shared.handshakes.fetch_sub(1, Ordering::AcqRel);
-        log::warn!("{peer}: too many connections at once; closed");
-        return;
-    }
+    let handle = match socket.try_clone() {
+        Ok(handle) => handle,
+        Err(error) => return log::warn!("{peer}: {error}; closed"),
+    };
+    let number = shared.handshakes().enter(handle);
     let theirs = shared.clone();
     let spawned = std::thread::Builder::new().name("handshake".to_owned()).spawn(move || {
-        if let Err(why) = take_in(&theirs, socket, &peer) {
+        if let Err(why) = take_in(&theirs, socket, &peer, number) {
             log::info!("connection from {peer}: {why}");
         }
-        theirs.handshakes.fetch_sub(1, Ordering::AcqRel);
+        theirs.handshakes().leave(number);
     });
-    if spawned.is_err() {
-        shared.handshakes.fetch_sub(1, Ordering::AcqRel);
+    if let Err(error) = spawned {
+        log::warn!("no thread for a connection: {error}; closed");
+        shared.handshakes().leave(number);
     }
 }
 
-fn take_in(shared: &Arc<Shared>, socket: Socket, peer: &str) -> Result<(), String> {
+/// Connections whose first bytes are awaited, oldest first.
+#[derive(Default)]
+pub(super) struct Handshakes {
+    next: u64,
+    open: VecDeque<(u64, Socket)>,
+}
+
+impl Handshakes {
+    /// One more. Who says nothing for longest makes room: a caller that knows the protocol speaks at
+    /// once.
+    fn enter(&mut self, socket: Socket) -> u64 {
+        if self.open.len() >= MOST_HANDSHAKES
+            && let Some((_, oldest)) = self.open.pop_front()
+        {
+            let _ = oldest.shutdown(std::net::Shutdown::Both);
+        }
+        self.next += 1;
+        self.open.push_back((self.next, socket));
+        self.next
+    }
+
+    fn leave(&mut self, number: u64) {
+        self.open.retain(|(other, _)| *other != number);
+    }
+}
+
+fn take_in(shared: &Arc<Shared>, socket: Socket, peer: &str, number: u64) -> Result<(), String> {
     let text = |error: io::Error| error.to_string();
     tune(&socket, Purpose::Latency).map_err(text)?;
     socket.set_write_timeout(Some(HANDSHAKE_WITHIN)).map_err(text)?;
-    let preface = handshake::hear(&socket).map_err(|error| error.to_string())?;
+    let heard = handshake::hear(&socket);
+    // Whoever has spoken is not ended for another.
+    shared.handshakes().leave(number);
+    let preface = heard.map_err(|error| error.to_string())?;
     let Preface { role, session, secret, .. } = preface;
     let refuse = |verdict| {
         handshake::answer(&socket, verdict).map_err(text)?;
@@ -80,7 +110,7 @@ fn take_in(shared: &Arc<Shared>, socket: Socket, peer: &str) -> Result<(), Strin
             }
             let Some(opened) = open(shared, session, secret) else { return refuse(Verdict::Busy) };
             let accepted = handshake::answer(&socket, Verdict::Accepted)
-                .and_then(|()| socket.set_write_timeout(None))
+                .and_then(|()| socket.set_write_timeout(Some(SILENCE)))
                 .and_then(|()| {
                     let channel = channel::from_socket(socket, peer.to_owned(), true);
                     begin(shared, opened, role, channel)
@@ -94,7 +124,7 @@ fn take_in(shared: &Arc<Shared>, socket: Socket, peer: &str) -> Result<(), Strin
             let events = shared.hub().of(session, secret);
             let Some(events) = events else { return refuse(Verdict::UnknownSession) };
             handshake::answer(&socket, Verdict::Accepted).map_err(text)?;
-            socket.set_write_timeout(None).map_err(text)?;
+            socket.set_write_timeout(Some(SILENCE)).map_err(text)?;
             let channel = channel::from_socket(socket, peer.to_owned(), true);
             events.send(Event::Lane(role, channel)).map_err(|_| "its session has ended".to_owned())
         }

@@ -12,6 +12,7 @@ use crate::socket::{ListenError, Listener};
 use crate::status::{End, FaultLatency, MigrationStatus, PageCounts};
 use crate::uri::Endpoint;
 use crate::wake::Wake;
+use accept::Handshakes;
 use crossbeam_channel::Sender;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -31,7 +32,7 @@ const REMEMBERED: usize = 64;
 pub struct DestinationOptions {
     /// Whether this end takes postcopy (`-postcopy`).
     pub postcopy: bool,
-    /// Whether faults are read from the kernel too (they always may come).
+    /// Bytes of bulk that may be under way unacknowledged on each lane.
     pub credit_bytes: u32,
 }
 
@@ -75,7 +76,7 @@ struct Shared {
     hub: Mutex<Hub>,
     wake: Wake,
     view: Mutex<View>,
-    handshakes: AtomicU64,
+    handshakes: Mutex<Handshakes>,
 }
 
 /// The newest session, or the waiting for one.
@@ -84,8 +85,6 @@ struct View {
     lanes: Lanes,
     arrivals: Arc<Arrivals>,
     plane: Option<Arc<FaultPlane>>,
-    /// Fault latencies, once the plane is gone.
-    faults: FaultStats,
     peer: Option<String>,
     verified: bool,
 }
@@ -97,7 +96,6 @@ impl View {
             lanes: Lanes::default(),
             arrivals: Arc::default(),
             plane: None,
-            faults: FaultStats::default(),
             peer: None,
             verified: false,
         }
@@ -107,6 +105,10 @@ impl View {
 impl Shared {
     fn hub(&self) -> MutexGuard<'_, Hub> {
         self.hub.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn handshakes(&self) -> MutexGuard<'_, Handshakes> {
+        self.handshakes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn view(&self) -> MutexGuard<'_, View> {
@@ -184,11 +186,11 @@ impl DestinationListener {
             let view = self.shared.view();
             (view.plane.clone(), view.lanes.clone())
         };
-        // First: threads that wait in the kernel for a page must be let go.
+        lanes.close();
+        // Threads that wait in the kernel for a page must be let go.
         if let Some(plane) = plane {
             plane.close();
         }
-        lanes.close();
     }
 
     /// Whether nobody listens any more.
@@ -211,7 +213,7 @@ impl Shared {
             hub: Mutex::default(),
             wake: Wake::new()?,
             view: Mutex::new(View::waiting()),
-            handshakes: AtomicU64::new(0),
+            handshakes: Mutex::default(),
         }))
     }
 
@@ -222,7 +224,7 @@ impl Shared {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let arrivals = &view.arrivals;
         let tally = arrivals.tally();
-        let faults = view.plane.as_ref().map_or(view.faults, |plane| plane.stats());
+        let faults = view.plane.as_ref().map(|plane| plane.stats()).unwrap_or_default();
         MigrationStatus {
             end: End::Destination,
             phase: reading.phase.to_owned(),

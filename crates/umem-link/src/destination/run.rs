@@ -49,7 +49,15 @@ pub(super) fn run(
         handover_at: None,
         inquirers: VecDeque::new(),
         early: Vec::new(),
+        bulk_lanes: 1,
+        demand: false,
+        bulk: 0,
+        package: None,
     };
+    if shared.hub().closed {
+        // Told to end before there was something to close.
+        runner.lanes.close();
+    }
     runner.listen(control.reader);
     runner.serve(inbox);
     let state = runner.engine.state();
@@ -80,6 +88,13 @@ struct Runner<'a> {
     inquirers: VecDeque<Sender<Ownership>>,
     /// Connections for pages that came before page service was up.
     early: Vec<(Role, Channel)>,
+    /// Bulk connections that the source has announced.
+    bulk_lanes: u8,
+    /// Whether there is a demand connection, and how many for bulk.
+    demand: bool,
+    bulk: u8,
+    /// Device state that waits for the demand connection: loading it may need pages.
+    package: Option<Vec<u8>>,
 }
 
 /// The word for a state.
@@ -147,7 +162,22 @@ impl Runner<'_> {
             }
             self.act();
         }
+        self.last_pages(inbox);
         self.meter.end();
+    }
+
+    /// The link is lost; but the last pages may have come just before.
+    fn last_pages(&mut self, inbox: &Receiver<Event>) {
+        if self.engine.state() != DestinationState::Stranded {
+            return;
+        }
+        self.lanes.close_and_join();
+        for event in inbox.try_iter() {
+            if let Event::Engine(event @ DestinationEvent::AllPages { .. }) = event {
+                self.handle(event);
+            }
+        }
+        self.act();
     }
 
     fn handle(&mut self, event: DestinationEvent) {
@@ -175,15 +205,14 @@ impl Runner<'_> {
     fn carry_out(&mut self, action: DestinationAction) {
         match action {
             DestinationAction::Send(message) => self.send(&message),
-            DestinationAction::Check { machine, .. } => {
+            DestinationAction::Check { machine, bulk_lanes } => {
+                self.bulk_lanes = bulk_lanes.max(1);
                 let checked = self.prepare(&machine);
                 self.handle(DestinationEvent::Checked(checked));
             }
             DestinationAction::Load(package) => {
-                let started = Instant::now();
-                let loaded = self.shared.vm.load(&package);
-                self.meter.part("load", started.elapsed());
-                self.handle(DestinationEvent::Loaded(loaded));
+                self.package = Some(package);
+                self.load();
             }
             DestinationAction::Run { since_stop } => self.run(since_stop),
             DestinationAction::PagesComplete => self.pages_complete(),
@@ -206,6 +235,19 @@ impl Runner<'_> {
     fn send(&mut self, message: &ToSource) {
         if let Err(error) = self.writer.write_all(&message.encode()) {
             self.handle(DestinationEvent::LinkLost(error.to_string()));
+        }
+    }
+
+    /// Loads the device state, once page service is up.
+    fn load(&mut self) {
+        if !self.demand || self.plane.is_none() {
+            return;
+        }
+        if let Some(package) = self.package.take() {
+            let started = Instant::now();
+            let loaded = self.shared.vm.load(&package);
+            self.meter.part("load", started.elapsed());
+            self.handle(DestinationEvent::Loaded(loaded));
         }
     }
 
@@ -233,12 +275,7 @@ impl Runner<'_> {
     fn pages_complete(&mut self) {
         self.meter.drained();
         if let Some(plane) = self.plane.take() {
-            let stats = plane.stats();
-            {
-                let mut view = self.shared.view();
-                view.faults = stats;
-                view.plane = None;
-            }
+            // The view keeps it: those who waited for the last pages have yet to say how long.
             self.shared.vm.complete();
             if let Err(error) = plane.release() {
                 log::warn!("all pages are here, but page service stays: {error}");
@@ -248,15 +285,33 @@ impl Runner<'_> {
 
     /// Puts a thread into a connection for pages.
     fn lane(&mut self, role: Role, channel: Channel) {
-        self.lanes.add(channel.control.clone());
         let Some(plane) = self.plane.clone() else {
-            self.early.push((role, channel));
+            // One connection that carries everything has these two before its first message; others
+            // come when they are called for.
+            if self.early.len() < 2 {
+                self.lanes.add(channel.control.clone());
+                self.early.push((role, channel));
+            }
             return;
         };
+        let room = match role {
+            Role::Demand => !std::mem::replace(&mut self.demand, true),
+            _ => self.bulk < self.bulk_lanes,
+        };
+        if !room {
+            // Each costs a thread and a buffer.
+            log::warn!("{}: more connections than announced", channel.control.peer());
+            return channel.control.shutdown();
+        }
+        self.lanes.add(channel.control.clone());
         let spawned = match role {
             Role::Demand => self.demand(&plane, channel),
-            _ => self.bulk(&plane, channel),
+            _ => {
+                self.bulk += 1;
+                self.bulk(&plane, channel)
+            }
         };
+        self.load();
         if let Err(error) = spawned {
             self.handle(DestinationEvent::LinkLost(format!("no thread: {error}")));
         }

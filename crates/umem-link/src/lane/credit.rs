@@ -7,6 +7,11 @@ use umem_wire::{decode_credit, encode_credit};
 /// Longest body of a credit frame.
 const CREDIT_BODY: usize = 8;
 
+/// Bytes that the receiver may keep back before it gives credit.
+fn step(window: u64) -> u64 {
+    window / 4
+}
+
 /// The sender's side of a bulk lane's credit.
 pub(crate) struct CreditWindow {
     frames: FrameReader,
@@ -20,10 +25,12 @@ impl CreditWindow {
         Self { frames: FrameReader::new(reader, CREDIT_BODY), window, outstanding: 0 }
     }
 
-    /// Waits until `bytes` more may be sent, and counts them as sent. A frame longer than the whole
-    /// window may go alone.
+    /// Waits until `bytes` more may be sent, and counts them as sent. A frame of any length may go when
+    /// no more is under way than the receiver may keep back: it will not give credit for that.
     pub(crate) fn take(&mut self, bytes: u64) -> Result<(), LaneError> {
-        while self.outstanding > 0 && self.outstanding + bytes > self.window {
+        while self.outstanding > step(self.window)
+            && self.outstanding.saturating_add(bytes) > self.window
+        {
             let frame = self.frames.next()?;
             let claimed = decode_credit(frame.kind, frame.body)?;
             let outstanding = self.outstanding;
@@ -46,7 +53,7 @@ pub(crate) struct CreditGiver {
 impl CreditGiver {
     /// Gives back in steps that are small beside the window.
     pub(crate) fn new(writer: Box<dyn Write + Send>, window: u64) -> Self {
-        Self { writer, owed: 0, step: window / 4 }
+        Self { writer, owed: 0, step: step(window) }
     }
 
     /// So many bytes were dealt with.
@@ -91,6 +98,18 @@ mod tests {
         credit.take(5000).unwrap();
         drop(tell);
         assert_eq!(receiver.join().unwrap(), all);
+    }
+
+    #[test]
+    fn a_frame_as_long_as_the_window_does_not_wait_for_what_the_receiver_keeps() {
+        let (a, b) = pair(Faults::default(), Faults::default());
+        let mut credit = CreditWindow::new(a.reader, 1000);
+        let mut giver = CreditGiver::new(b.writer, 1000);
+        for bytes in [26, 999, 26, 250, 2000] {
+            // Would wait for ever if both were not of one mind.
+            credit.take(bytes).unwrap();
+            giver.give(bytes).unwrap();
+        }
     }
 
     #[test]

@@ -35,6 +35,8 @@ const BULK_NOT_SENT: u32 = 256 * 1024;
 /// The system's, on a descriptor that is no socket.
 pub(crate) fn tune(socket: &Socket, purpose: Purpose) -> io::Result<()> {
     socket.set_nonblocking(false)?;
+    // A peer that stands still does not hold a thread that writes; on TCP the kernel sees to it too.
+    socket.set_write_timeout(Some(SILENCE))?;
     if matches!(socket.domain()?, Domain::IPV4 | Domain::IPV6) {
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_user_timeout(Some(SILENCE))?;

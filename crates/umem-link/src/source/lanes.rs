@@ -50,7 +50,8 @@ impl Session {
 
     fn connect(self, shared: &Shared, role: Role) -> Result<Channel, String> {
         let purpose = if role == Role::Bulk { Purpose::Bulk } else { Purpose::Latency };
-        let socket = socket::connect(&shared.peer, purpose, CONNECT_WITHIN, &shared.wake)
+        let wake = if role == Role::Inquiry { &shared.ending } else { &shared.wake };
+        let socket = socket::connect(&shared.peer, purpose, CONNECT_WITHIN, wake)
             .map_err(|error| error.to_string())?;
         let again = !matches!(shared.peer, Endpoint::Fd(_));
         handshake::call(socket, &self.preface(role), shared.peer.to_string(), again)

@@ -73,6 +73,10 @@ enum Event {
     Engine(SourceEvent),
     /// A monitor's wish, to be answered.
     Ask(SourceEvent, Sender<Result<(), String>>),
+    /// A connection for pages has ended, for this reason.
+    LaneLost(String),
+    /// The process is ending.
+    Abandoned,
 }
 
 /// What everybody may see of a migration while its thread runs it.
@@ -84,8 +88,10 @@ struct Shared {
     plan: Arc<SendPlan>,
     departures: Arc<Departures>,
     background: Background,
-    /// Ends attempts to connect.
+    /// Ends attempts to connect, but those to ask.
     wake: Wake,
+    /// Ends attempts to ask: set only when the process is ending.
+    ending: Wake,
     cancelled: AtomicBool,
     state: Mutex<Option<SourceState>>,
     verified: AtomicBool,
@@ -137,6 +143,7 @@ impl SourceSession {
             departures: Arc::default(),
             background: Background::new(options.background),
             wake: Wake::new()?,
+            ending: Wake::new()?,
             cancelled: AtomicBool::new(false),
             state: Mutex::new(None),
             verified: AtomicBool::new(false),
@@ -217,12 +224,14 @@ impl SourceSession {
     /// # Errors
     /// When the handover has begun, or nothing is under way.
     pub fn cancel(&self) -> Result<(), String> {
-        if self.state().is_none() {
+        use SourceState::{Describing, Opening, Preparing, Stopping};
+        let state = self.state();
+        if matches!(state, None | Some(Describing | Opening | Stopping | Preparing)) {
+            // The thread may be connecting, or about to stop the guest.
             self.shared.cancelled.store(true, Ordering::Release);
             self.shared.wake.set();
-            return Ok(());
         }
-        self.ask(SourceEvent::Cancel)
+        if state.is_none() { Ok(()) } else { self.ask(SourceEvent::Cancel) }
     }
 
     /// The operator's decision on a handover whose outcome cannot be learned.
@@ -241,7 +250,9 @@ impl SourceSession {
     /// Ends all connections, at once, without a word: the process is ending.
     pub fn abandon(&self) {
         self.shared.wake.set();
+        self.shared.ending.set();
         self.shared.background.change(|state| state.1 = true);
         self.shared.lanes.close();
+        let _ = self.events.send(Event::Abandoned);
     }
 }

@@ -13,8 +13,15 @@ use umem_memory::FrozenRam;
 use umem_migrate::{Source, SourceAction, SourceEvent, SourceState};
 use umem_wire::{MAX_CONTROL_BODY, ToDestination, ToSource};
 
+/// The reason of a migration that was given up by us.
+const CANCELLED: &str = "cancelled";
+
 /// Longest sleep of the thread; its deadlines are shorter.
 const IDLE: Duration = Duration::from_secs(3600);
+/// How long the destination's word may take that explains why a connection for pages has ended.
+const WORD_WITHIN: Duration = Duration::from_millis(500);
+/// Longest wait for sending threads to count what they send already.
+const COUNTED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Runs a migration to its end.
 pub(super) fn run(
@@ -34,7 +41,8 @@ pub(super) fn run(
     let (session, First { control, pages }) = match connected {
         Ok(connected) if !shared.cancelled.load(Ordering::Acquire) => connected,
         failed => {
-            let why = failed.err().unwrap_or_else(|| "cancelled".to_owned());
+            let why = failed.err().filter(|_| !shared.cancelled.load(Ordering::Acquire));
+            let why = why.unwrap_or_else(|| CANCELLED.to_owned());
             shared.lanes.close();
             finish(shared, SourceState::Failed, Some(&why), inbox);
             return;
@@ -54,6 +62,9 @@ pub(super) fn run(
         bulk: Vec::new(),
         handover_at: None,
         stop_ended: None,
+        stopped: false,
+        lane_lost: None,
+        abandoned: false,
     };
     runner.listen(control.reader);
     runner.serve(inbox);
@@ -77,8 +88,15 @@ fn finish(shared: &Shared, state: SourceState, error: Option<&str>, inbox: &Rece
     shared.meter.end();
     publish(shared, state, error);
     while let Ok(event) = inbox.try_recv() {
-        if let Event::Ask(_, answer) = event {
-            let _ = answer.send(Err("no migration is under way".to_owned()));
+        match event {
+            // It was heard before it was read.
+            Event::Ask(SourceEvent::Cancel, answer) if error == Some(CANCELLED) => {
+                let _ = answer.send(Ok(()));
+            }
+            Event::Ask(_, answer) => {
+                let _ = answer.send(Err("no migration is under way".to_owned()));
+            }
+            Event::Engine(_) | Event::LaneLost(_) | Event::Abandoned => {}
         }
     }
 }
@@ -93,7 +111,7 @@ fn publish(shared: &Shared, state: SourceState, error: Option<&str>) {
         SourceState::Serving => "postcopy-active",
         SourceState::Stranded => "postcopy-paused",
         SourceState::Released => "completed",
-        SourceState::Failed if error == Some("cancelled") => "cancelled",
+        SourceState::Failed if error == Some(CANCELLED) => "cancelled",
         SourceState::Failed => "failed",
     };
     if shared.meter.phase(phase, error) {
@@ -115,6 +133,11 @@ struct Runner<'a> {
     bulk: Vec<Channel>,
     handover_at: Option<Instant>,
     stop_ended: Option<Instant>,
+    /// Whether the guest was stopped for this move.
+    stopped: bool,
+    /// A connection for pages that has ended before pages were due, why, and when that counts.
+    lane_lost: Option<(Instant, String)>,
+    abandoned: bool,
 }
 
 impl Runner<'_> {
@@ -143,11 +166,17 @@ impl Runner<'_> {
 
     fn serve(&mut self, inbox: &Receiver<Event>) {
         self.act();
-        while !self.engine.ended() {
+        while !self.engine.ended() && !self.asks_in_vain() {
             let now = self.shared.meter.now();
             let wait = self.engine.deadline().map_or(IDLE, |at| at.saturating_sub(now));
+            let wait = self.lane_lost_in().map_or(wait, |lost| lost.min(wait));
             match inbox.recv_timeout(wait) {
                 Ok(Event::Engine(event)) => self.handle(event),
+                Ok(Event::LaneLost(why)) => self.lane_lost(why),
+                Ok(Event::Abandoned) => {
+                    self.abandoned = true;
+                    self.handle(SourceEvent::LinkLost("the process is ending".to_owned()));
+                }
                 Ok(Event::Ask(event, answer)) => {
                     let _ = answer.send(self.engine.handle(self.shared.meter.now(), event));
                 }
@@ -155,12 +184,51 @@ impl Runner<'_> {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.act();
+            self.settle_lane_lost();
+        }
+    }
+
+    /// Whether nobody waits for the answer any more.
+    fn asks_in_vain(&self) -> bool {
+        self.abandoned && self.engine.state() == SourceState::Inquiring
+    }
+
+    /// A connection for pages has ended. When pages are due that is the end of the link. Before, the
+    /// control connection says why in a moment; and while the guest's owner is not known, its word
+    /// alone counts.
+    fn lane_lost(&mut self, why: String) {
+        self.lane_lost.get_or_insert_with(|| (Instant::now() + WORD_WITHIN, why));
+    }
+
+    /// How long until a lost connection counts; `None` when it does not.
+    fn lane_lost_in(&self) -> Option<Duration> {
+        let (at, _) = self.lane_lost.as_ref()?;
+        match self.engine.state() {
+            SourceState::HandoverUnknown => None,
+            SourceState::Serving => Some(Duration::ZERO),
+            _ => Some(at.saturating_duration_since(Instant::now())),
+        }
+    }
+
+    fn settle_lane_lost(&mut self) {
+        if self.lane_lost_in() == Some(Duration::ZERO)
+            && let Some((_, why)) = self.lane_lost.take()
+        {
+            self.handle(SourceEvent::LinkLost(why));
+            self.act();
         }
     }
 
     fn handle(&mut self, event: SourceEvent) {
         if matches!(event, SourceEvent::Message(ToSource::Running)) {
             self.measure_handover();
+        }
+        if matches!(event, SourceEvent::Message(ToSource::Prepared))
+            && let Some((_, why)) = self.lane_lost.take()
+        {
+            // The guest does not go where its pages cannot follow.
+            let _ = self.engine.handle(self.shared.meter.now(), SourceEvent::LinkLost(why));
+            return;
         }
         // Only a monitor's wishes can be refused.
         let _ = self.engine.handle(self.shared.meter.now(), event);
@@ -188,28 +256,61 @@ impl Runner<'_> {
             SourceAction::OpenLanes { credit_bytes } => {
                 self.credit_bytes = credit_bytes;
                 let opened = self.open_pages();
-                self.handle(SourceEvent::Opened(opened));
+                self.handle(match self.cancelled() {
+                    true => SourceEvent::Cancel,
+                    false => SourceEvent::Opened(opened),
+                });
             }
+            SourceAction::StopGuest if self.cancelled() => self.handle(SourceEvent::Cancel),
             SourceAction::StopGuest => self.stop_guest(),
             SourceAction::HandOver { since_stop } => self.hand_over(since_stop),
             SourceAction::Serve => self.start_background(),
             SourceAction::Inquire => self.inquire(),
             SourceAction::TakeBack => {
                 // Nobody may look at memory that the guest writes again.
-                self.shared.background.change(|state| state.1 = true);
-                self.shared.lanes.close_and_join();
-                self.bulk.clear();
-                self.ram = None;
-                self.shared.vm.take_back();
+                self.end_lanes();
+                if std::mem::take(&mut self.stopped) {
+                    self.shared.vm.take_back();
+                }
             }
             SourceAction::CompareDigest(theirs) => {
-                let ours = self.shared.departures.tally().digest;
                 self.shared.meter.drained();
+                let ours = self.digest();
                 self.engine.digest_compared(ours, ours == theirs);
                 self.shared.verified.store(self.engine.verified(), Ordering::Release);
             }
-            SourceAction::Release => self.shared.vm.released(),
+            SourceAction::Release => {
+                self.end_lanes();
+                self.shared.vm.released();
+            }
             SourceAction::Close => self.shared.lanes.close(),
+        }
+    }
+
+    fn cancelled(&self) -> bool {
+        self.shared.cancelled.load(Ordering::Acquire)
+    }
+
+    /// Ends all threads that read guest memory, and gives it back.
+    fn end_lanes(&mut self) {
+        self.shared.background.change(|state| state.1 = true);
+        self.shared.lanes.close_and_join();
+        self.bulk.clear();
+        self.pages = None;
+        self.ram = None;
+    }
+
+    /// The digest over all that was sent. The destination may have had its last page from one lane
+    /// while another, which took the same page before, has not come to counting it.
+    fn digest(&self) -> u128 {
+        let until = Instant::now() + COUNTED_WITHIN;
+        loop {
+            let tally = self.shared.departures.tally();
+            let all = tally.pages == self.shared.plan.total();
+            if all || self.shared.plan.remaining() > 0 || Instant::now() >= until {
+                return tally.digest;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
@@ -229,6 +330,7 @@ impl Runner<'_> {
 
     fn stop_guest(&mut self) {
         let stopped = self.shared.vm.stop().and_then(|guest| {
+            self.stopped = true;
             self.engine.note_stop(self.shared.meter.at(guest.stopped_at));
             for (name, length) in &guest.parts {
                 self.shared.meter.part(name, *length);
@@ -261,8 +363,7 @@ impl Runner<'_> {
         let events = self.events.clone();
         move |result| {
             if let Err(error) = result {
-                let lost = SourceEvent::LinkLost(format!("{name} connection: {error}"));
-                let _ = events.send(Event::Engine(lost));
+                let _ = events.send(Event::LaneLost(format!("{name} connection: {error}")));
             }
         }
     }

@@ -1,0 +1,8 @@
+//! The data plane with real memory, the kernel's userfaultfd and real sockets.
+
+mod cuts;
+mod proxy;
+mod vms;
+mod whole;
+mod world;
+mod wrong;

@@ -1,0 +1,160 @@
+//! Whole moves.
+
+use crate::proxy::{Proxy, Rules};
+use crate::vms::Touch;
+use crate::world::{Way, World, fd, tcp, unix, wait_for};
+use std::sync::atomic::Ordering;
+use umem_link::{DestinationOptions, Prefault, SourceOptions};
+
+const PAGES: u64 = 512;
+
+fn move_over(way: Way, threads: u64) {
+    let world = World::new(way, PAGES, threads);
+    let source = world.source(SourceOptions::default());
+    world.assert_whole(&source);
+    let phases = source.vm.phases.lock().unwrap().clone();
+    assert_eq!(phases.last().map(String::as_str), Some("completed"), "{phases:?}");
+    let faults = world.listener.status().faults;
+    assert!(faults.max >= faults.p50, "{faults:?}");
+}
+
+#[test]
+fn a_guest_with_one_thread_arrives_whole_over_tcp() {
+    move_over(tcp(), 1);
+}
+
+#[test]
+fn a_guest_with_sixteen_threads_arrives_whole_over_tcp() {
+    move_over(tcp(), 16);
+}
+
+#[test]
+fn a_guest_with_one_thread_arrives_whole_over_unix() {
+    move_over(unix(), 1);
+}
+
+#[test]
+fn a_guest_with_sixteen_threads_arrives_whole_over_unix() {
+    move_over(unix(), 16);
+}
+
+#[test]
+fn a_guest_with_one_thread_arrives_whole_over_one_descriptor() {
+    move_over(fd(), 1);
+}
+
+#[test]
+fn a_guest_with_sixteen_threads_arrives_whole_over_one_descriptor() {
+    move_over(fd(), 16);
+}
+
+#[test]
+fn three_bulk_connections_share_the_pages() {
+    let world = World::new(tcp(), 4 * PAGES, 1);
+    let source = world.source(SourceOptions { bulk_lanes: 3, ..SourceOptions::default() });
+    world.assert_whole(&source);
+}
+
+#[test]
+fn the_smallest_credits_slow_down_but_stop_nothing() {
+    for credit_bytes in [0, 1, 100_000, 262_144, 300_000] {
+        for way in [tcp(), fd()] {
+            let options = DestinationOptions { credit_bytes, ..DestinationOptions::default() };
+            let world = World::with(way, PAGES, 1, options, |vm| vm.touch_below = 0);
+            let source = world.source(SourceOptions::default());
+            world.assert_whole(&source);
+        }
+    }
+}
+
+#[test]
+fn pages_of_one_byte_cost_next_to_nothing() {
+    let world = World::with(tcp(), 8 * 128, 1, DestinationOptions::default(), |vm| {
+        vm.touch_below = 0;
+    });
+    let source = world.source(SourceOptions::default());
+    world.assert_whole(&source);
+    let status = source.session.status();
+    let content = 8 * 128 / 2 * 4096;
+    assert_eq!(status.pages.fill, 8 * 128 / 2);
+    assert_eq!(world.listener.status().pages.fill, 8 * 128 / 2);
+    // Half the pages have content, whose checksums are 8 bytes each; all else must be small.
+    assert!(status.wire_bytes > content && status.wire_bytes < content + 24 * 1024, "{status:?}");
+}
+
+#[test]
+fn without_the_background_all_that_is_touched_comes_by_demand() {
+    for way in [tcp(), unix(), fd()] {
+        let world = World::new(way, PAGES, 16);
+        let source = world.source(SourceOptions { background: false, ..SourceOptions::default() });
+        world.assert_whole(&source);
+        let pages = world.listener.status().pages;
+        assert_eq!((pages.demand, pages.background), (PAGES, 0));
+        wait_for("all latencies", || world.listener.status().faults.count >= PAGES);
+        assert!(!source.session.status().background);
+    }
+}
+
+#[test]
+fn neighbours_of_demanded_pages_come_along() {
+    for (forward, backward) in [(7, 0), (0, 7), (3, 4), (u64::MAX, 0)] {
+        let world = World::new(tcp(), PAGES, 1);
+        let prefault = Prefault { forward, backward, move_background: true };
+        let options = SourceOptions { prefault, background: false, bulk_lanes: 1 };
+        let source = world.source(options);
+        world.assert_whole(&source);
+        let pages = world.listener.status().pages;
+        if backward == 0 {
+            // One thread goes up through two blocks; each demanded page brings the next ones.
+            let expected = if forward == u64::MAX { 2 } else { PAGES / 8 + 1 };
+            assert!(pages.demand <= expected, "{pages:?}");
+            assert_eq!(pages.demand + pages.prefault, PAGES);
+        }
+    }
+}
+
+#[test]
+fn the_background_is_switched_in_flight() {
+    let world = World::with(tcp(), PAGES, 1, DestinationOptions::default(), |vm| {
+        vm.touch_below = 100;
+    });
+    let source = world.source(SourceOptions { background: false, ..SourceOptions::default() });
+    wait_for("the touched pages", || world.vm.touched.load(Ordering::SeqCst) == 100);
+    let status = world.listener.status();
+    assert_eq!((status.pages.remaining, status.phase.as_str()), (PAGES - 100, "postcopy-active"));
+    source.session.set_background(true);
+    source.session.set_background(false);
+    source.session.set_background(true);
+    world.assert_whole(&source);
+    let pages = world.listener.status().pages;
+    assert_eq!((pages.demand, pages.background), (100, PAGES - 100));
+    let faults = world.listener.status().faults;
+    assert_eq!(faults.count, 100, "{faults:?}");
+}
+
+#[test]
+fn no_byte_of_memory_goes_before_the_handover() {
+    let world = World::new(tcp(), PAGES, 4);
+    let proxy = Proxy::start(world.port(), Rules { hold_handover: true, ..Rules::default() });
+    let options = SourceOptions::default();
+    let source = crate::world::Source::start(proxy.endpoint(), world.source_vm(), options);
+    world.assert_whole(&source);
+    assert_eq!(proxy.page_bytes_before_handover(), Some(0));
+    assert!(proxy.page_bytes() > 4096 * PAGES / 4);
+}
+
+#[test]
+fn every_page_is_asked_for_at_most_once_and_faults_share_requests() {
+    let world = World::with(tcp(), PAGES, 16, DestinationOptions::default(), |vm| {
+        vm.touch = Touch::Both;
+    });
+    let proxy = Proxy::start(world.port(), Rules::default());
+    let options = SourceOptions { background: false, ..SourceOptions::default() };
+    let source = crate::world::Source::start(proxy.endpoint(), world.source_vm(), options);
+    world.assert_whole(&source);
+    let requests = proxy.requests();
+    let mut pages: Vec<u64> = requests.concat();
+    assert!(requests.len() <= pages.len());
+    pages.sort_unstable();
+    assert_eq!(pages, (0..PAGES).collect::<Vec<_>>());
+}
