@@ -1,8 +1,11 @@
 //! The first bytes of a connection, in bounded time.
 
 use crate::channel::{self, Channel};
+use crate::wake::{Wake, wait_ready};
+use rustix::event::PollFlags;
 use socket2::Socket;
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 use umem_wire::{Features, PREFACE_BYTES, Preface, REPLY_BYTES, Reply, Role, Verdict, WireError};
 
@@ -18,6 +21,8 @@ pub(crate) enum HandshakeError {
     Io(#[from] io::Error),
     #[error("no answer to the first message within {} s; is the other end a umem destination?", HANDSHAKE_WITHIN.as_secs())]
     Late,
+    #[error("cancelled while the first messages were exchanged")]
+    Ended,
     #[error(
         "the other end closed the connection at its start; is it a umem destination that takes postcopy (-postcopy)?"
     )]
@@ -32,25 +37,27 @@ pub(crate) enum HandshakeError {
     NotPostcopy,
 }
 
-/// Reads exactly, until a deadline for all of it.
+/// Reads exactly, until a deadline for all of it or until `wake` is set.
 fn read_by(
     mut socket: &Socket,
     mut buffer: &mut [u8],
     deadline: Instant,
+    wake: &Wake,
 ) -> Result<(), HandshakeError> {
     while !buffer.is_empty() {
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(HandshakeError::Late);
+        match wait_ready(socket.as_fd(), PollFlags::IN, wake, left) {
+            Ok(true) => {}
+            Ok(false) => return Err(HandshakeError::Late),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                return Err(HandshakeError::Ended);
+            }
+            Err(error) => return Err(error.into()),
         }
-        socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
         match socket.read(buffer) {
             Ok(0) => return Err(HandshakeError::Closed),
             Ok(count) => buffer = buffer.get_mut(count..).unwrap_or_default(),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                return Err(HandshakeError::Late);
-            }
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {
                 return Err(HandshakeError::Closed);
             }
@@ -66,10 +73,11 @@ pub(crate) fn call(
     preface: &Preface,
     peer: String,
     again: bool,
+    wake: &Wake,
 ) -> Result<Channel, HandshakeError> {
     (&socket).write_all(&preface.encode())?;
     let mut reply = [0; REPLY_BYTES];
-    read_by(&socket, &mut reply, Instant::now() + HANDSHAKE_WITHIN)?;
+    read_by(&socket, &mut reply, Instant::now() + HANDSHAKE_WITHIN, wake)?;
     match Reply::decode(&reply)?.verdict {
         Verdict::Accepted => {}
         Verdict::Busy => return Err(HandshakeError::Busy),
@@ -84,9 +92,9 @@ pub(crate) fn call(
 }
 
 /// The destination's side: hears what the connection is for.
-pub(crate) fn hear(socket: &Socket) -> Result<Preface, HandshakeError> {
+pub(crate) fn hear(socket: &Socket, wake: &Wake) -> Result<Preface, HandshakeError> {
     let mut preface = [0; PREFACE_BYTES];
-    read_by(socket, &mut preface, Instant::now() + HANDSHAKE_WITHIN)?;
+    read_by(socket, &mut preface, Instant::now() + HANDSHAKE_WITHIN, wake)?;
     match Preface::decode(&preface) {
         Ok(preface) => Ok(preface),
         Err(error) => {

@@ -29,11 +29,7 @@ pub fn decode_body<T: DeserializeOwned>(what: &str, body: &[u8]) -> Result<T, St
         StateError::malformed(what, format!("{reason} at byte {at} of {}", body.len()))
     })?;
     if !walker.rest.is_empty() {
-        let reason = format!(
-            "{} bytes are left over of {}",
-            walker.rest.len(),
-            body.len()
-        );
+        let reason = format!("{} bytes are left over of {}", walker.rest.len(), body.len());
         return Err(StateError::malformed(what, reason));
     }
     ciborium::de::from_reader_with_recursion_limit(body, MAX_DEPTH as usize)
@@ -68,9 +64,7 @@ impl Walker<'_> {
             _ => return Err("length of unknown form"),
         };
         let bytes = rest.get(..width).ok_or("an item is cut off")?;
-        let argument = bytes
-            .iter()
-            .fold(0, |sum, &byte| sum << 8 | u64::from(byte));
+        let argument = bytes.iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte));
         self.take(1 + width as u64)?;
         Ok((first >> 5, argument))
     }
@@ -110,11 +104,7 @@ mod tests {
 
     fn form() -> Form {
         let inner = Some((-5, true, "x".to_owned()));
-        Form {
-            numbers: vec![0, 23, 24, 256, 1 << 16, u64::MAX],
-            text: vec![1, 2, 3],
-            inner,
-        }
+        Form { numbers: vec![0, 23, 24, 256, 1 << 16, u64::MAX], text: vec![1, 2, 3], inner }
     }
 
     #[test]
@@ -127,10 +117,7 @@ mod tests {
     fn every_cut_and_anything_after_the_end_is_an_error() {
         let body = encode_body("form", &form()).unwrap();
         for length in 0..body.len() {
-            assert!(
-                decode_body::<Form>("form", &body[..length]).is_err(),
-                "{length}"
-            );
+            assert!(decode_body::<Form>("form", &body[..length]).is_err(), "{length}");
         }
         let mut longer = body;
         longer.push(0);
@@ -140,10 +127,7 @@ mod tests {
     #[test]
     fn a_length_that_is_not_there_is_refused_before_anything_is_decoded() {
         // An array of 2^60 items; a byte string of 2^32 bytes.
-        for body in [
-            [0x9b, 0x10, 0, 0, 0, 0, 0, 0, 0],
-            [0x5b, 0, 0, 0, 1, 0, 0, 0, 0],
-        ] {
+        for body in [[0x9b, 0x10, 0, 0, 0, 0, 0, 0, 0], [0x5b, 0, 0, 0, 1, 0, 0, 0, 0]] {
             let error = decode_body::<Vec<u64>>("form", &body).unwrap_err();
             assert!(error.to_string().contains("beyond the end"), "{error}");
         }
@@ -165,12 +149,7 @@ mod tests {
             inner: Option<u8>,
             more: u8,
         }
-        let newer = Newer {
-            numbers: Vec::new(),
-            text: 0,
-            inner: None,
-            more: 1,
-        };
+        let newer = Newer { numbers: Vec::new(), text: 0, inner: None, more: 1 };
         let body = encode_body("form", &newer).unwrap();
         assert!(decode_body::<Form>("form", &body).is_err());
     }

@@ -59,18 +59,12 @@ pub enum StateError {
 impl StateError {
     /// A refusal of a value by the component `what`.
     pub fn refused(what: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Refused {
-            what: what.into(),
-            reason: reason.into(),
-        }
+        Self::Refused { what: what.into(), reason: reason.into() }
     }
 
     /// Bytes of `what` that are not what the format says.
     pub fn malformed(what: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Malformed {
-            what: what.into(),
-            reason: reason.into(),
-        }
+        Self::Malformed { what: what.into(), reason: reason.into() }
     }
 }
 

@@ -77,24 +77,10 @@ impl PackageBuilder {
     pub fn add_body(&mut self, name: &str, version: u32, body: Vec<u8>) {
         assert!(good_name(name), "section name {name:?}");
         assert!(version >= 1, "section {name}: version 0");
-        assert!(
-            self.sections.iter().all(|other| other.name != name),
-            "two sections {name:?}"
-        );
-        assert!(
-            self.sections.len() < MAX_SECTIONS as usize,
-            "more than {MAX_SECTIONS} sections"
-        );
-        assert!(
-            u32::try_from(body.len()).is_ok(),
-            "section {name}: {} bytes",
-            body.len()
-        );
-        self.sections.push(Section {
-            name: name.to_owned(),
-            version,
-            body,
-        });
+        assert!(self.sections.iter().all(|other| other.name != name), "two sections {name:?}");
+        assert!(self.sections.len() < MAX_SECTIONS as usize, "more than {MAX_SECTIONS} sections");
+        assert!(u32::try_from(body.len()).is_ok(), "section {name}: {} bytes", body.len());
+        self.sections.push(Section { name: name.to_owned(), version, body });
     }
 
     /// The package's bytes.
@@ -104,12 +90,7 @@ impl PackageBuilder {
         bytes.extend(MAGIC);
         bytes.extend(FORMAT_VERSION.to_le_bytes());
         bytes.extend((self.sections.len() as u32).to_le_bytes());
-        for Section {
-            name,
-            version,
-            body,
-        } in &self.sections
-        {
+        for Section { name, version, body } in &self.sections {
             bytes.extend((name.len() as u16).to_le_bytes());
             bytes.extend(name.as_bytes());
             bytes.extend(version.to_le_bytes());
@@ -144,24 +125,16 @@ impl Package {
         let mut reader = Reader { rest: framed };
         let magic: [u8; 8] = reader.array()?;
         if magic != MAGIC {
-            return Err(malformed(format!(
-                "begins with {magic:02x?}, not \"UMEMSTAT\""
-            )));
+            return Err(malformed(format!("begins with {magic:02x?}, not \"UMEMSTAT\"")));
         }
         let found = u32::from_le_bytes(reader.array()?);
         if found != FORMAT_VERSION {
-            return Err(StateError::Version {
-                what: FRAME.into(),
-                found,
-                known: FORMAT_VERSION,
-            });
+            return Err(StateError::Version { what: FRAME.into(), found, known: FORMAT_VERSION });
         }
         let (computed, told) = (xxh3_64(framed), Reader { rest: digest }.array()?);
         if computed.to_le_bytes() != told {
             let told = u64::from_le_bytes(told);
-            return Err(malformed(format!(
-                "digest is {computed:#x}, the package says {told:#x}"
-            )));
+            return Err(malformed(format!("digest is {computed:#x}, the package says {told:#x}")));
         }
         let sections = reader.sections()?;
         Ok(Self { sections })
@@ -196,11 +169,7 @@ impl Package {
         if (1..=known).contains(&section.version) {
             Ok(section)
         } else {
-            Err(StateError::Version {
-                what: section.name,
-                found: section.version,
-                known,
-            })
+            Err(StateError::Version { what: section.name, found: section.version, known })
         }
     }
 
@@ -264,22 +233,15 @@ impl<'a> Reader<'a> {
     fn section(&mut self) -> Result<Section, StateError> {
         let name_bytes = usize::from(u16::from_le_bytes(self.array()?));
         let name = self.take(name_bytes)?;
-        let name = str::from_utf8(name)
-            .ok()
-            .filter(|name| good_name(name))
-            .ok_or_else(|| {
-                StateError::malformed(FRAME, format!("bad section name of {name_bytes} bytes"))
-            })?;
+        let name = str::from_utf8(name).ok().filter(|name| good_name(name)).ok_or_else(|| {
+            StateError::malformed(FRAME, format!("bad section name of {name_bytes} bytes"))
+        })?;
         let version = u32::from_le_bytes(self.array()?);
         let body_bytes = u32::from_le_bytes(self.array()?);
         let body_bytes = usize::try_from(body_bytes)
             .map_err(|_| StateError::malformed(name, format!("{body_bytes} bytes")))?;
         let body = self.take(body_bytes)?.to_vec();
-        Ok(Section {
-            name: name.to_owned(),
-            version,
-            body,
-        })
+        Ok(Section { name: name.to_owned(), version, body })
     }
 }
 

@@ -52,10 +52,7 @@ impl GuestClock {
     /// A clock that shows 0 now.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            origin: Instant::now(),
-            offset_nanoseconds: AtomicU64::new(0),
-        }
+        Self { origin: Instant::now(), offset_nanoseconds: AtomicU64::new(0) }
     }
 
     fn elapsed_nanoseconds(&self) -> u64 {
@@ -75,9 +72,7 @@ impl GuestClock {
     #[must_use]
     pub fn instant_of(&self, ticks: u64) -> Option<Instant> {
         let ahead = ticks.saturating_sub(self.now());
-        Instant::now().checked_add(Duration::from_nanos(
-            ahead.checked_mul(NANOSECONDS_PER_TICK)?,
-        ))
+        Instant::now().checked_add(Duration::from_nanos(ahead.checked_mul(NANOSECONDS_PER_TICK)?))
     }
 
     /// The value to move with the guest.
@@ -91,10 +86,7 @@ impl GuestClock {
     /// # Errors
     /// When the sum does not fit; the clock is then unchanged.
     pub fn restore(&self, saved: SavedClock, pause: Duration) -> Result<(), ClockError> {
-        let overflow = || ClockError::Overflow {
-            ticks: saved.ticks,
-            pause_ms: pause.as_millis(),
-        };
+        let overflow = || ClockError::Overflow { ticks: saved.ticks, pause_ms: pause.as_millis() };
         let pause_nanoseconds = u64::try_from(pause.as_nanos()).map_err(|_| overflow())?;
         let value = saved
             .ticks
@@ -114,14 +106,7 @@ mod tests {
     #[test]
     fn a_moved_clock_goes_on_by_the_pause() {
         let clock = GuestClock::new();
-        clock
-            .restore(
-                SavedClock {
-                    ticks: 5_000_000_000,
-                },
-                Duration::from_millis(250),
-            )
-            .unwrap();
+        clock.restore(SavedClock { ticks: 5_000_000_000 }, Duration::from_millis(250)).unwrap();
         let now = clock.now();
         assert!(now >= 5_002_500_000, "{now}");
         assert!(now < 5_002_500_000 + 60 * TICKS_PER_SECOND, "{now}");
@@ -130,11 +115,7 @@ mod tests {
     #[test]
     fn an_absurd_clock_is_refused_and_changes_nothing() {
         let clock = GuestClock::new();
-        assert!(
-            clock
-                .restore(SavedClock { ticks: u64::MAX }, Duration::ZERO)
-                .is_err()
-        );
+        assert!(clock.restore(SavedClock { ticks: u64::MAX }, Duration::ZERO).is_err());
         assert!(clock.now() < 60 * TICKS_PER_SECOND);
     }
 }

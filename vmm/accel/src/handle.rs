@@ -87,18 +87,10 @@ impl VcpuHandle {
 
     /// Sleeps until attention is asked for or `deadline` passes (`None`: no deadline).
     pub fn sleep_until(&self, deadline: Option<Instant>) {
-        let mut guard = self
-            .shared
-            .sleep
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.shared.sleep.lock().unwrap_or_else(PoisonError::into_inner);
         while !self.shared.attention.load(Ordering::SeqCst) {
             guard = match deadline {
-                None => self
-                    .shared
-                    .wake
-                    .wait(guard)
-                    .unwrap_or_else(PoisonError::into_inner),
+                None => self.shared.wake.wait(guard).unwrap_or_else(PoisonError::into_inner),
                 Some(at) => {
                     let now = Instant::now();
                     if now >= at {
@@ -114,12 +106,7 @@ impl VcpuHandle {
     fn attend(&self) {
         self.shared.attention.store(true, Ordering::SeqCst);
         // The lock orders the store before a sleeper's check or after its wait has begun.
-        drop(
-            self.shared
-                .sleep
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
+        drop(self.shared.sleep.lock().unwrap_or_else(PoisonError::into_inner));
         self.shared.wake.notify_all();
     }
 }

@@ -25,13 +25,15 @@ pub(crate) struct Slot {
 /// The test device that powers off and resets.
 pub(crate) const TEST: Window = Window { base: 0x10_0000, bytes: 0x1000 };
 /// Real-time clock.
-pub(crate) const RTC: Slot = Slot { window: Window { base: 0x10_1000, bytes: 0x1000 }, interrupt: 11 };
+pub(crate) const RTC: Slot =
+    Slot { window: Window { base: 0x10_1000, bytes: 0x1000 }, interrupt: 11 };
 /// Interrupt controller.
 pub(crate) const PLIC: Window = Window { base: 0x0c00_0000, bytes: 0x60_0000 };
 /// Interrupt sources of the PLIC: 1 to this number.
 pub(crate) const PLIC_SOURCES: u32 = 63;
 /// Serial port.
-pub(crate) const UART: Slot = Slot { window: Window { base: 0x1000_0000, bytes: 0x100 }, interrupt: 10 };
+pub(crate) const UART: Slot =
+    Slot { window: Window { base: 0x1000_0000, bytes: 0x100 }, interrupt: 10 };
 /// Input clock of the serial port, hertz.
 pub(crate) const UART_CLOCK: u32 = 3_686_400;
 /// Number of virtio-mmio slots.

@@ -77,7 +77,12 @@ impl GuestPages {
 
     /// Waits until a page is there, asking the source for it if nobody has.
     #[must_use]
-    pub(crate) fn fetch(&self, page: PageIndex, cause: FaultCause, interrupt: &Interrupt) -> Fetched {
+    pub(crate) fn fetch(
+        &self,
+        page: PageIndex,
+        cause: FaultCause,
+        interrupt: &Interrupt,
+    ) -> Fetched {
         match self.plane() {
             None => Fetched::Present,
             Some(plane) => match plane.resolve(page, cause, interrupt) {

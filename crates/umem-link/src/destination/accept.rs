@@ -94,7 +94,7 @@ fn take_in(shared: &Arc<Shared>, socket: Socket, peer: &str, number: u64) -> Res
     let text = |error: io::Error| error.to_string();
     tune(&socket, Purpose::Latency).map_err(text)?;
     socket.set_write_timeout(Some(HANDSHAKE_WITHIN)).map_err(text)?;
-    let heard = handshake::hear(&socket);
+    let heard = handshake::hear(&socket, &shared.wake);
     // Whoever has spoken is not ended for another.
     shared.handshakes().leave(number);
     let preface = heard.map_err(|error| error.to_string())?;

@@ -54,7 +54,7 @@ impl Session {
         let socket = socket::connect(&shared.peer, purpose, CONNECT_WITHIN, wake)
             .map_err(|error| error.to_string())?;
         let again = !matches!(shared.peer, Endpoint::Fd(_));
-        handshake::call(socket, &self.preface(role), shared.peer.to_string(), again)
+        handshake::call(socket, &self.preface(role), shared.peer.to_string(), again, wake)
             .map_err(|error| format!("{}: {error}", shared.peer))
     }
 

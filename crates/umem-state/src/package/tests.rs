@@ -17,17 +17,12 @@ impl SaveRestore for Counter {
     const VERSION: u32 = 2;
 
     fn save(&self) -> SavedCounter {
-        SavedCounter {
-            count: self.0.load(Ordering::Relaxed),
-        }
+        SavedCounter { count: self.0.load(Ordering::Relaxed) }
     }
 
     fn restore(&self, saved: SavedCounter) -> Result<(), StateError> {
         if saved.count > 1000 {
-            return Err(StateError::refused(
-                "counter",
-                format!("{} is above 1000", saved.count),
-            ));
+            return Err(StateError::refused("counter", format!("{} is above 1000", saved.count)));
         }
         self.0.store(saved.count, Ordering::Relaxed);
         Ok(())
@@ -90,15 +85,9 @@ fn a_component_comes_back_and_nothing_is_left() {
 #[test]
 fn absent_twice_taken_and_left_over_sections_are_errors() {
     let mut package = Package::decode(&package()).unwrap();
-    assert!(matches!(
-        package.take("counter-1", &counter(0)),
-        Err(StateError::Absent(_))
-    ));
+    assert!(matches!(package.take("counter-1", &counter(0)), Err(StateError::Absent(_))));
     package.take("counter-0", &counter(0)).unwrap();
-    assert!(matches!(
-        package.take("counter-0", &counter(0)),
-        Err(StateError::Absent(_))
-    ));
+    assert!(matches!(package.take("counter-0", &counter(0)), Err(StateError::Absent(_))));
     let error = package.finish().unwrap_err();
     assert!(error.to_string().contains("raw"), "{error}");
 }
@@ -109,32 +98,12 @@ fn unknown_versions_are_told_apart_from_nonsense() {
     builder.add_body("counter", 3, vec![0xa0]);
     let mut newer = Package::decode(&builder.build()).unwrap();
     let error = newer.take("counter", &counter(0)).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            StateError::Version {
-                found: 3,
-                known: 2,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, StateError::Version { found: 3, known: 2, .. }), "{error}");
 
     let mut newer_format = framed();
     newer_format[8] = 2;
     let error = Package::decode(&sealed(newer_format)).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            StateError::Version {
-                found: 2,
-                known: 1,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, StateError::Version { found: 2, known: 1, .. }), "{error}");
 }
 
 #[test]
@@ -177,10 +146,7 @@ fn two_sections_of_one_name_are_refused() {
     let raw = bytes[bytes.len() - 14..].to_vec();
     bytes.extend(raw);
     let error = Package::decode(&sealed(bytes)).unwrap_err();
-    assert!(
-        error.to_string().contains("two sections \"raw\""),
-        "{error}"
-    );
+    assert!(error.to_string().contains("two sections \"raw\""), "{error}");
 }
 
 #[test]

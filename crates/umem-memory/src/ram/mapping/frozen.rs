@@ -55,8 +55,9 @@ impl FrozenRam {
         let Some(bytes) = self.slice(range) else { return false };
         let start = bytes.as_ptr().cast_mut().cast();
         // SAFETY: populating pages for reading changes no content, and the mapping outlives the call.
-        let result =
-            unsafe { rustix::mm::madvise(start, bytes.len(), rustix::mm::Advice::LinuxPopulateRead) };
+        let result = unsafe {
+            rustix::mm::madvise(start, bytes.len(), rustix::mm::Advice::LinuxPopulateRead)
+        };
         !matches!(result, Err(rustix::io::Errno::HWPOISON | rustix::io::Errno::FAULT))
     }
 
