@@ -149,7 +149,6 @@ fn a_link_cut_after_the_handover_keeps_what_is_there_at_both_ends() {
     assert!((0..10).all(|page| world.vm.is_present(page)));
     // Nobody else may bring another guest now.
     let other = world.source(SourceOptions::default());
-    assert!(other.session.status().error.is_none() || !other.session.ended() || true);
     other.wait_ended();
     assert!(other.session.status().error.unwrap().contains("another guest, or has one"));
 }

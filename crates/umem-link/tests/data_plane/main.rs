@@ -1,4 +1,5 @@
 //! The data plane with real memory, the kernel's userfaultfd and real sockets.
+#![allow(clippy::unwrap_used)]
 
 mod cuts;
 mod proxy;
