@@ -178,6 +178,14 @@ impl DestinationListener {
         self.shared.status(&self.endpoint)
     }
 
+    /// Requests for pages that were sent, and the pages in them.
+    #[must_use]
+    pub fn requests(&self) -> (u64, u64) {
+        let view = self.shared.view();
+        let requests = &view.arrivals.requests;
+        (requests.frames.load(Ordering::Relaxed), requests.pages.load(Ordering::Relaxed))
+    }
+
     /// Ends everything, at once, without a word: the process is ending.
     pub fn abandon(&self) {
         self.shared.hub().closed = true;

@@ -343,7 +343,10 @@ impl Runner<'_> {
 
     fn demand(&self, plane: &Arc<FaultPlane>, channel: Channel) -> std::io::Result<()> {
         let failed = self.lane_ended("demand");
-        let requests = RequestLane::new(channel.writer, move |error| failed(&error.to_string()));
+        let requests =
+            RequestLane::new(channel.writer, self.arrivals.requests.clone(), move |error| {
+                failed(&error.to_string());
+            });
         plane.set_requester(Arc::new(requests));
         let (receiver, ended) = (self.receiver(plane), self.lane_ended("demand"));
         self.lanes.spawn("demand-in", move || {

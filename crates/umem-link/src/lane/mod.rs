@@ -9,7 +9,7 @@ mod send;
 pub(crate) use credit::{CreditGiver, CreditWindow};
 pub(crate) use frames::FrameReader;
 pub(crate) use receive::{Arrivals, PageReceiver};
-pub(crate) use request::RequestLane;
+pub(crate) use request::{RequestCounts, RequestLane};
 pub(crate) use send::{Departures, PageSender};
 
 use std::io;

@@ -1,6 +1,6 @@
 //! The destination's lanes: pages from the connection, checked, put in place, counted.
 
-use super::{FrameReader, LaneError};
+use super::{FrameReader, LaneError, RequestCounts};
 use std::cell::RefCell;
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +18,7 @@ pub(crate) struct Arrivals {
     pub(crate) background: AtomicU64,
     pub(crate) fill: AtomicU64,
     pub(crate) duplicate: AtomicU64,
+    pub(crate) requests: Arc<RequestCounts>,
     tally: Mutex<Tally>,
 }
 

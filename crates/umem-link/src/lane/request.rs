@@ -2,10 +2,17 @@
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use umem_fault::PageRequester;
 use umem_memory::PageIndex;
 use umem_wire::{MAX_REQUEST_PAGES, encode_request};
+
+/// What was asked for.
+#[derive(Debug, Default)]
+pub(crate) struct RequestCounts {
+    pub(crate) frames: AtomicU64,
+    pub(crate) pages: AtomicU64,
+}
 
 /// Writes requests by the thread that needs the page, with no thread between.
 ///
@@ -15,29 +22,22 @@ pub(crate) struct RequestLane {
     queue: Mutex<Vec<u64>>,
     writer: Mutex<Box<dyn Write + Send>>,
     failed: Box<dyn Fn(std::io::Error) + Send + Sync>,
-    frames: AtomicU64,
-    pages: AtomicU64,
+    counts: Arc<RequestCounts>,
 }
 
 impl RequestLane {
     /// A lane that tells of its end by `failed`, perhaps more than once.
     pub(crate) fn new(
         writer: Box<dyn Write + Send>,
+        counts: Arc<RequestCounts>,
         failed: impl Fn(std::io::Error) + Send + Sync + 'static,
     ) -> Self {
         Self {
             queue: Mutex::default(),
             writer: Mutex::new(writer),
             failed: Box::new(failed),
-            frames: AtomicU64::new(0),
-            pages: AtomicU64::new(0),
+            counts,
         }
-    }
-
-    /// Requests sent, and the pages in them.
-    #[cfg(test)]
-    pub(crate) fn counts(&self) -> (u64, u64) {
-        (self.frames.load(Ordering::Relaxed), self.pages.load(Ordering::Relaxed))
     }
 
     fn take_queue(&self) -> Vec<u64> {
@@ -58,8 +58,8 @@ impl RequestLane {
                     break;
                 }
                 for pages in pages.chunks(MAX_REQUEST_PAGES) {
-                    self.frames.fetch_add(1, Ordering::Relaxed);
-                    self.pages.fetch_add(pages.len() as u64, Ordering::Relaxed);
+                    self.counts.frames.fetch_add(1, Ordering::Relaxed);
+                    self.counts.pages.fetch_add(pages.len() as u64, Ordering::Relaxed);
                     if let Err(error) = writer.write_all(&encode_request(pages)) {
                         (self.failed)(error);
                         return;
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
     use crate::channel::{Faults, pair};
     use crate::lane::FrameReader;
-    use std::sync::{Arc, Barrier};
+    use std::sync::Barrier;
     use umem_wire::{MAX_CONTROL_BODY, decode_request};
 
     /// A writer that waits, in its first call, until it is let go.
@@ -115,7 +115,10 @@ mod tests {
         let (a, b) = pair(Faults::default(), Faults::default());
         let gate = Arc::new(Barrier::new(2));
         let writer = Slow(a.writer, Some(gate.clone()));
-        let lane = Arc::new(RequestLane::new(Box::new(writer), |error| panic!("{error}")));
+        let counts = Arc::<RequestCounts>::default();
+        let lane = Arc::new(RequestLane::new(Box::new(writer), counts.clone(), |error| {
+            panic!("{error}");
+        }));
         let first = lane.clone();
         let first = std::thread::spawn(move || first.request(&[PageIndex(0)]));
         gate.wait();
@@ -124,7 +127,8 @@ mod tests {
         }
         gate.wait();
         first.join().unwrap();
-        assert_eq!(lane.counts(), (2, 16));
+        assert_eq!(counts.frames.load(Ordering::Relaxed), 2);
+        assert_eq!(counts.pages.load(Ordering::Relaxed), 16);
         let mut frames = FrameReader::new(b.reader, MAX_CONTROL_BODY);
         let mut next = || {
             let frame = frames.next().unwrap();

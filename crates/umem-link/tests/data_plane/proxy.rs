@@ -240,8 +240,5 @@ impl Pump<'_> {
             from += FRAME_HEAD_BYTES + head.body_len();
         }
         self.seen.drain(..from);
-        if self.seen.is_empty() && from == 0 {
-            return;
-        }
     }
 }
