@@ -70,3 +70,12 @@ impl Lanes {
         sum
     }
 }
+
+/// Lets threads that somebody waits for go before the calling one, which moves what nobody waits for.
+pub(crate) fn give_way() {
+    const NICE: i32 = 10;
+    // Raising the number needs no right; where it fails all the same, only latency suffers.
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        log::debug!("the background runs at full priority: {error}");
+    }
+}

@@ -148,9 +148,19 @@ impl Vm {
     fn handed_over(&mut self) {
         self.life.handed_over();
         if self.life.ownership() == Ownership::HandedOver
-            && let Some(Err(error)) = self.frozen.as_ref().map(umem_memory::FrozenRam::protect)
+            && let Some(ram) = self.frozen.clone()
         {
-            log::warn!("RAM of the guest that was handed over stays writable: {error}");
+            // Beside page service, which must not wait for it.
+            let protect = move || {
+                if let Err(error) = ram.protect() {
+                    log::warn!("RAM of the guest that was handed over stays writable: {error}");
+                }
+            };
+            if let Err(error) =
+                std::thread::Builder::new().name("protect-ram".into()).spawn(protect)
+            {
+                log::warn!("RAM of the guest that was handed over stays writable: {error}");
+            }
         }
         self.publish();
     }

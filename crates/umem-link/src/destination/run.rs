@@ -3,7 +3,7 @@
 use super::{Event, Shared, View};
 use crate::channel::Channel;
 use crate::lane::{Arrivals, CreditGiver, FrameReader, LaneError, PageReceiver, RequestLane};
-use crate::lanes::Lanes;
+use crate::lanes::{Lanes, give_way};
 use crate::meter::Meter;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::collections::VecDeque;
@@ -360,6 +360,7 @@ impl Runner<'_> {
         let (receiver, ended) = (self.receiver(plane), self.lane_ended("bulk"));
         let window = u64::from(self.shared.options.credit_bytes);
         self.lanes.spawn("bulk-in", move || {
+            give_way();
             let mut credit = CreditGiver::new(channel.writer, window);
             if let Err(error) = receiver.run(channel.reader, &mut |bytes| credit.give(bytes)) {
                 ended(&error.to_string());

@@ -4,6 +4,7 @@ use super::lanes::{First, PageLanes, Session};
 use super::{Event, Shared, SourceOptions};
 use crate::channel::{Channel, MuxChannels, split};
 use crate::lane::{CreditWindow, FrameReader, LaneError, PageSender};
+use crate::lanes::give_way;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::io::{Read, Write};
 use std::sync::atomic::Ordering;
@@ -424,6 +425,7 @@ fn background(
     window: u64,
     first: bool,
 ) -> Result<(), LaneError> {
+    give_way();
     let mut credit = CreditWindow::new(lane.reader, window);
     if first && shared.background.pass() {
         sender.send_holes(&mut *lane.writer, &mut credit)?;

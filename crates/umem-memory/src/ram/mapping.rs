@@ -79,11 +79,17 @@ impl Mapping {
         self.advise(Advice::LinuxNoHugepage)
     }
 
+    /// Changes access in steps, so that page faults elsewhere in the process wait for one step at
+    /// most: the kernel holds the address space's lock over each.
     fn protect(&self, access: MprotectFlags) -> io::Result<()> {
-        let (start, bytes) = (self.region.as_ptr().cast(), self.region.size());
-        // SAFETY: exactly our own mapping, which stays readable; taking the right to write away
-        // ends a writer by a signal at worst, and giving it back returns to how it was made.
-        unsafe { rustix::mm::mprotect(start, bytes, access) }?;
+        const STEP: usize = 1 << 20;
+        let bytes = self.region.size();
+        for from in (0..bytes).step_by(STEP) {
+            let start = self.region.as_ptr().wrapping_add(from).cast();
+            // SAFETY: a part of our own mapping, which stays readable; taking the right to write away
+            // ends a writer by a signal at worst, and giving it back returns to how it was made.
+            unsafe { rustix::mm::mprotect(start, STEP.min(bytes - from), access) }?;
+        }
         Ok(())
     }
 }
