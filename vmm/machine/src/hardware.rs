@@ -145,6 +145,12 @@ impl Hardware {
         })));
         let mut builder = Builder { bus: Bus::new(), plic: plic.clone(), parts: Vec::new(), pages };
         builder.part("plic", board::PLIC, plic)?;
+        // The virtio console takes the serial port's place at the terminal.
+        let (console, virtio_console) = if config.virtio_console {
+            (ConsoleBackend::null(), Some(console))
+        } else {
+            (console, None)
+        };
         let serial = Uart::new("uart", builder.line(board::UART), console.output)
             .map_err(VmError::Thread)?;
         builder.part("uart", board::UART.window, serial.clone())?;
@@ -164,7 +170,7 @@ impl Hardware {
             });
         }));
         builder.map("test", board::TEST, Arc::new(test))?;
-        let disks = Self::build_virtio(config, &mut builder)?;
+        let disks = Self::build_virtio(config, virtio_console, &mut builder)?;
         let Builder { bus, parts, pages, .. } = builder;
         Ok(Self {
             bus: Arc::new(bus),
@@ -178,7 +184,11 @@ impl Hardware {
     }
 
     /// Fills the virtio slots: disks in their order, then the rest, then empty ones.
-    fn build_virtio(config: &VmConfig, builder: &mut Builder) -> Result<Vec<DiskPart>, VmError> {
+    fn build_virtio(
+        config: &VmConfig,
+        console: Option<ConsoleBackend>,
+        builder: &mut Builder,
+    ) -> Result<Vec<DiskPart>, VmError> {
         let mut slots = 0..board::VIRTIO_SLOTS;
         let mut next = || {
             let none =
@@ -198,9 +208,9 @@ impl Hardware {
         if config.rng {
             builder.virtio(next()?, "virtio-rng", VirtioRng::new())?;
         }
-        if config.virtio_console {
-            let device = VirtioConsole::new("virtio-console", None, Box::new(std::io::sink()))
-                .map_err(VmError::Thread)?;
+        if let Some(ConsoleBackend { output, input }) = console {
+            let device =
+                VirtioConsole::new("virtio-console", input, output).map_err(VmError::Thread)?;
             builder.virtio(next()?, "virtio-console", device)?;
         }
         while let Ok(slot) = next() {
