@@ -114,6 +114,9 @@ void run_guest(const struct settings *settings)
     run.beat = clock_ticks_of_us(settings->beat_us ? settings->beat_us : 1);
     run.pace = clock_ticks_of_us(PACE_US);
     run.arrears = clock_ticks_of_us(ARREARS_US);
+    /* At a low rate a single write is further apart than that. */
+    if (run.rate != 0 && run.arrears < 2 * (run.hz / run.rate))
+        run.arrears = 2 * (run.hz / run.rate);
     pool_open(settings->pool_start, settings->pool_end, settings->fill_pages, settings->seed);
     field("umem-guest 1 memory_pages=", pool_pages());
     field(" filled_pages=", pool_filled());
