@@ -136,12 +136,16 @@ impl PageReceiver {
             run.pages().for_each(|page| tally.add(page.0, kind_of(page.0)));
         };
         let installed = self.plane.install_each(range, same, &placed);
-        // What is in place counts, even if the rest failed.
+        // What is in place counts, even if the rest failed; by its cause first, so that the counts are
+        // whole when the last page is told of.
         let tally = tally.into_inner();
+        let duplicate = installed.as_ref().map_or(0, |installed| installed.duplicate);
+        let counted = Installed { installed: tally.pages, duplicate };
+        self.arrivals.count(cause, counted, matches!(same, Content::Fill(_)));
         if tally.pages > 0 {
             self.merge(tally);
         }
-        self.arrivals.count(cause, installed?, matches!(same, Content::Fill(_)));
+        installed?;
         Ok(())
     }
 

@@ -225,13 +225,21 @@ impl SourceSession {
     /// When the handover has begun, or nothing is under way.
     pub fn cancel(&self) -> Result<(), String> {
         use SourceState::{Describing, Opening, Preparing, Stopping};
-        let state = self.state();
-        if matches!(state, None | Some(Describing | Opening | Stopping | Preparing)) {
-            // The thread may be connecting, or about to stop the guest.
-            self.shared.cancelled.store(true, Ordering::Release);
-            self.shared.wake.set();
+        // First: the thread looks at it after it has published its first state, and before it stops
+        // the guest.
+        self.shared.cancelled.store(true, Ordering::Release);
+        match self.state() {
+            None => {
+                self.shared.wake.set();
+                Ok(())
+            }
+            state => {
+                if matches!(state, Some(Describing | Opening | Stopping | Preparing)) {
+                    self.shared.wake.set();
+                }
+                self.ask(SourceEvent::Cancel)
+            }
         }
-        if state.is_none() { Ok(()) } else { self.ask(SourceEvent::Cancel) }
     }
 
     /// The operator's decision on a handover whose outcome cannot be learned.

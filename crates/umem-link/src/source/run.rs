@@ -167,6 +167,10 @@ impl Runner<'_> {
 
     fn serve(&mut self, inbox: &Receiver<Event>) {
         self.act();
+        if self.cancelled() {
+            self.handle(SourceEvent::Cancel);
+            self.act();
+        }
         while !self.engine.ended() && !self.asks_in_vain() {
             let now = self.shared.meter.now();
             let wait = self.engine.deadline().map_or(IDLE, |at| at.saturating_sub(now));

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cuts;
+mod peers;
 mod proxy;
 mod vms;
 mod whole;

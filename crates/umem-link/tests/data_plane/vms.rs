@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 use umem_fault::{FaultCause, FaultPlane, Interrupt, PageState, Waited};
 use umem_link::{Block, DestinationVm, MachineDescription, SourceVm, StoppedGuest};
@@ -84,6 +84,11 @@ impl Ledger {
 
     pub(crate) fn who(&self) -> Who {
         *self.who.lock().unwrap()
+    }
+
+    /// A source by hand has stopped its guest.
+    pub(crate) fn nobody(&self) {
+        self.step(Who::Source, Who::Nobody, "stop");
     }
 
     fn step(&self, from: Who, to: Who, what: &str) {
@@ -191,6 +196,8 @@ pub(crate) struct DestinationMachine {
     pub(crate) unrunnable: AtomicBool,
     /// How long it takes to get the guest going.
     pub(crate) start_takes: Duration,
+    /// Where starting the guest waits twice.
+    pub(crate) gate: Option<Arc<Barrier>>,
     plane: Mutex<Option<Arc<FaultPlane>>>,
     pub(crate) runs: AtomicU64,
     pub(crate) completes: AtomicU64,
@@ -214,6 +221,7 @@ impl DestinationMachine {
             unloadable: AtomicBool::new(false),
             unrunnable: AtomicBool::new(false),
             start_takes: Duration::ZERO,
+            gate: None,
             plane: Mutex::default(),
             runs: AtomicU64::new(0),
             completes: AtomicU64::new(0),
@@ -284,6 +292,10 @@ impl DestinationVm for DestinationMachine {
 
     fn run(&self, _pause: Duration) -> Result<(), String> {
         std::thread::sleep(self.start_takes);
+        if let Some(gate) = &self.gate {
+            gate.wait();
+            gate.wait();
+        }
         if self.unrunnable.load(Ordering::SeqCst) {
             return Err("the disk is locked".into());
         }

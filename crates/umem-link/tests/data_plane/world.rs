@@ -94,7 +94,13 @@ impl World {
     /// Checks that the guest is here, whole, and that both know.
     pub(crate) fn assert_whole(&self, source: &Source) {
         source.wait_ended();
-        wait_for("the destination's end", || self.listener.status().verified);
+        let status = source.session.status();
+        assert_eq!((status.error.as_deref(), &*status.phase), (None, "completed"));
+        wait_for("the destination's end", || {
+            let status = self.listener.status();
+            assert_eq!(status.error, None, "{status:?}");
+            status.verified
+        });
         self.vm.join();
         let (there, here) = (source.session.status(), self.listener.status());
         assert_eq!((there.error.as_deref(), here.error.as_deref()), (None, None));
