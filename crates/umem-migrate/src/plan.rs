@@ -70,6 +70,13 @@ impl SendPlan {
         self.layout.total_pages() - self.sent_pages.load(Ordering::Acquire)
     }
 
+    /// Whether no page is left that was never sent. Exact at every moment, as [`Self::remaining`] is
+    /// not while a thread is in the middle of [`Self::claim`].
+    #[must_use]
+    pub fn all_claimed(&self) -> bool {
+        self.sent.next_clear(PageIndex(0)).is_none()
+    }
+
     /// Marks a page sent; whether it was not.
     pub fn claim(&self, page: PageIndex) -> bool {
         let first = self.sent.set(PageRange::one(page)) == 1;

@@ -311,8 +311,8 @@ impl Runner<'_> {
         let until = Instant::now() + COUNTED_WITHIN;
         loop {
             let tally = self.shared.departures.tally();
-            let all = tally.pages == self.shared.plan.total();
-            if all || self.shared.plan.remaining() > 0 || Instant::now() >= until {
+            let counted = tally.pages == self.shared.plan.total();
+            if counted || !self.shared.plan.all_claimed() || Instant::now() >= until {
                 return tally.digest;
             }
             std::thread::sleep(Duration::from_millis(1));
