@@ -1,6 +1,7 @@
 //! Tasks of the project: what CI runs, and the guests that tests move.
 
 mod apt;
+mod bench;
 mod cpio;
 mod guest;
 mod layers;
@@ -46,6 +47,8 @@ enum Task {
         #[arg(value_parser = ["test", "linux"])]
         only: Option<String>,
     },
+    /// Measure umem beside QEMU on the same images in one run
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -74,6 +77,7 @@ fn perform(task: Task) -> Result<()> {
             }
             Ok(())
         }
+        Task::Bench(options) => bench::measure(&options),
         Task::Guest { check: true, .. } => guest::check(),
         Task::Guest { only, .. } => {
             let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
