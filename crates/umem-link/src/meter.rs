@@ -80,6 +80,11 @@ impl Meter {
         })
     }
 
+    /// Whether this is the phase now.
+    pub(crate) fn is_in(&self, phase: &str) -> bool {
+        self.with(|inner| inner.phase == phase)
+    }
+
     pub(crate) fn end(&self) {
         self.with(|inner| *inner.ended.get_or_insert_with(Instant::now));
     }

@@ -233,12 +233,13 @@ impl SourceSession {
                 self.shared.wake.set();
                 Ok(())
             }
-            state => {
-                if matches!(state, Some(Describing | Opening | Stopping | Preparing)) {
-                    self.shared.wake.set();
-                }
-                self.ask(SourceEvent::Cancel)
+            Some(Describing | Opening | Stopping | Preparing) => {
+                self.shared.wake.set();
+                let told = self.ask(SourceEvent::Cancel);
+                // The thread may have seen the mark before the wish, and be gone.
+                if self.shared.meter.is_in("cancelled") { Ok(()) } else { told }
             }
+            Some(_) => self.ask(SourceEvent::Cancel),
         }
     }
 
