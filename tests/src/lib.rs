@@ -1,1 +1,21 @@
-//! Tests across crates: real processes, real sockets.
+//! What tests with real processes and sockets share: VMs as processes of their own, their serial
+//! ports and monitors, and connections that count or break.
+//!
+//! Every wait has a deadline; past it the test ends with what was seen until then. No time that is
+//! measured here decides whether a test passes.
+
+mod lab;
+mod monitor;
+mod program;
+mod proxy;
+mod serial;
+mod shell;
+mod vm;
+
+pub use lab::{Lab, PATIENCE, until};
+pub use monitor::{Qmp, Text};
+pub use program::{linux, program, test_guest};
+pub use proxy::{Cut, Proxy, Recorded};
+pub use serial::{Beat, Line, Serial};
+pub use shell::Shell;
+pub use vm::{Builder, Vm, field};

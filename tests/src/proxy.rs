@@ -1,0 +1,188 @@
+//! A TCP proxy between two VMs that counts what each connection carries, and breaks on demand.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Where the proxy breaks everything: after that many bytes from the source, on all connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// Never.
+    Never,
+    /// After so many bytes towards the destination.
+    ToDestination(u64),
+    /// After so many bytes towards the source.
+    ToSource(u64),
+}
+
+/// What one connection carried.
+#[derive(Debug, Clone, Default)]
+pub struct Recorded {
+    /// Bytes from the source.
+    pub to_destination: Vec<u8>,
+    /// Total of all connections' bytes to the destination when each read came, with the length of
+    /// this connection's own bytes after it.
+    pub order: Vec<(u64, usize)>,
+    /// Bytes to the source.
+    pub to_source: u64,
+}
+
+struct Shared {
+    records: Mutex<Vec<Recorded>>,
+    sockets: Mutex<Vec<TcpStream>>,
+    cut: Mutex<Cut>,
+    /// Bytes of each direction.
+    forth: AtomicU64,
+    back: AtomicU64,
+    broken: AtomicBool,
+    record: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Listens, and passes each connection on to another port of this host.
+pub struct Proxy {
+    shared: Arc<Shared>,
+    port: u16,
+}
+
+impl Proxy {
+    /// Before `target` (`tcp:HOST:PORT`). With `record`, bytes are kept, else only counted.
+    ///
+    /// # Panics
+    /// When no port can be had.
+    #[must_use]
+    pub fn start(target: &str, cut: Cut, record: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let shared = Arc::new(Shared {
+            records: Mutex::default(),
+            sockets: Mutex::default(),
+            cut: Mutex::new(cut),
+            forth: AtomicU64::new(0),
+            back: AtomicU64::new(0),
+            broken: AtomicBool::new(false),
+            record,
+        });
+        let theirs = shared.clone();
+        let target = target.trim_start_matches("tcp:").to_owned();
+        std::thread::spawn(move || {
+            for source in listener.incoming() {
+                let (Ok(source), Ok(destination)) = (source, TcpStream::connect(&target)) else {
+                    continue;
+                };
+                theirs.join(source, destination);
+            }
+        });
+        Self { shared, port }
+    }
+
+    /// Where the source connects to.
+    #[must_use]
+    pub fn uri(&self) -> String {
+        format!("tcp:127.0.0.1:{}", self.port)
+    }
+
+    /// Breaks all connections, and each that comes.
+    pub fn break_all(&self) {
+        self.shared.break_all();
+    }
+
+    /// Whether it has broken its connections.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.shared.broken.load(Ordering::SeqCst)
+    }
+
+    /// Bytes to the destination and to the source so far.
+    #[must_use]
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.shared.forth.load(Ordering::SeqCst), self.shared.back.load(Ordering::SeqCst))
+    }
+
+    /// What was carried so far, by connection in the order of their arrival.
+    #[must_use]
+    pub fn records(&self) -> Vec<Recorded> {
+        lock(&self.shared.records).clone()
+    }
+}
+
+impl Shared {
+    fn join(self: &Arc<Self>, source: TcpStream, destination: TcpStream) {
+        let _ = (source.set_nodelay(true), destination.set_nodelay(true));
+        let number = {
+            let mut records = lock(&self.records);
+            records.push(Recorded::default());
+            records.len() - 1
+        };
+        let mut sockets = lock(&self.sockets);
+        sockets.extend(source.try_clone());
+        sockets.extend(destination.try_clone());
+        drop(sockets);
+        if self.broken.load(Ordering::SeqCst) {
+            return self.break_all();
+        }
+        let (Ok(source_in), Ok(destination_in)) = (source.try_clone(), destination.try_clone())
+        else {
+            return;
+        };
+        let (forth, back) = (self.clone(), self.clone());
+        std::thread::spawn(move || forth.pump(source_in, destination, number, true));
+        std::thread::spawn(move || back.pump(destination_in, source, number, false));
+    }
+
+    fn pump(&self, mut from: TcpStream, mut to: TcpStream, number: usize, forth: bool) {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let count = from.read(&mut buffer).unwrap_or(0);
+            if count == 0 {
+                // A reset goes on as an end: the ends cannot tell, and need not.
+                let _ = to.shutdown(Shutdown::Write);
+                return;
+            }
+            let bytes = &buffer[..count];
+            let allowed = self.count(bytes, number, forth);
+            let passed = bytes.get(..allowed).unwrap_or_default();
+            if to.write_all(passed).is_err() {
+                let _ = from.shutdown(Shutdown::Both);
+                return;
+            }
+            if allowed < count {
+                return self.break_all();
+            }
+        }
+    }
+
+    /// Counts bytes; how many of them go before the cut.
+    fn count(&self, bytes: &[u8], number: usize, forth: bool) -> usize {
+        let mut records = lock(&self.records);
+        let counter = if forth { &self.forth } else { &self.back };
+        let before = counter.load(Ordering::SeqCst);
+        let limit = match (*lock(&self.cut), forth) {
+            (Cut::ToDestination(limit), true) | (Cut::ToSource(limit), false) => limit,
+            _ => u64::MAX,
+        };
+        let allowed = limit.saturating_sub(before).min(bytes.len() as u64);
+        let total = counter.fetch_add(allowed, Ordering::SeqCst) + allowed;
+        let allowed = usize::try_from(allowed).unwrap_or(0);
+        if let Some(record) = records.get_mut(number) {
+            if !forth {
+                record.to_source += allowed as u64;
+            } else if self.record {
+                record.to_destination.extend_from_slice(&bytes[..allowed]);
+                record.order.push((total, record.to_destination.len()));
+            }
+        }
+        allowed
+    }
+
+    fn break_all(&self) {
+        self.broken.store(true, Ordering::SeqCst);
+        for socket in lock(&self.sockets).iter() {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}

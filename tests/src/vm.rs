@@ -1,0 +1,289 @@
+//! VMs as processes.
+
+use crate::lab::{Log, until};
+use crate::monitor::{Qmp, Text};
+use crate::program::{linux, program, test_guest};
+use crate::serial::Serial;
+use rustix::process::{Pid, Signal};
+use serde_json::Value;
+use std::io::{BufRead as _, BufReader};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A VM to be started.
+pub struct Builder {
+    folder: PathBuf,
+    log: Log,
+    name: String,
+    command: Command,
+}
+
+impl Builder {
+    pub(crate) fn new(folder: &Path, log: Log, name: &str, options: &str) -> Self {
+        let mut command = Command::new(program());
+        command.arg("vm").args(["-name", name]).args(options.split_whitespace());
+        command.stdin(Stdio::null());
+        Self { folder: folder.to_owned(), log, name: name.to_owned(), command }
+    }
+
+    /// One more option, of one word or more, as they are.
+    #[must_use]
+    pub fn option<S: AsRef<std::ffi::OsStr>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        self.command.args(words);
+        self
+    }
+
+    /// Boots the bare-metal guest, with these boot arguments.
+    #[must_use]
+    pub fn bare(self, arguments: &str) -> Self {
+        let kernel = test_guest();
+        self.option(["-kernel".as_ref(), kernel.as_os_str()]).option(["-append", arguments])
+    }
+
+    /// Boots Linux, with these arguments behind `console=ttyS0`.
+    #[must_use]
+    pub fn linux(self, arguments: &str) -> Self {
+        let (kernel, initrd) = (linux("Image"), linux("initramfs.cpio"));
+        self.option(["-kernel".as_ref(), kernel.as_os_str()])
+            .option(["-initrd".as_ref(), initrd.as_os_str()])
+            .option(["-append".to_owned(), format!("console=ttyS0 {arguments}")])
+    }
+
+    /// What the process has as descriptor 0.
+    #[must_use]
+    pub fn descriptor_0(mut self, socket: UnixStream) -> Self {
+        self.command.stdin(Stdio::from(OwnedFd::from(socket)));
+        self
+    }
+
+    /// Runs as this user, who has no privileges.
+    #[must_use]
+    pub fn user(mut self, user: u32) -> Self {
+        self.command.uid(user).gid(user);
+        self
+    }
+
+    /// Starts it with serial port and both monitors.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn start(mut self) -> Vm {
+        let place = |kind: &str| self.folder.join(format!("{}.{kind}", self.name));
+        let (serial, text, qmp) = (place("serial"), place("monitor"), place("qmp"));
+        for (option, path) in [("-serial", &serial), ("-monitor", &text), ("-qmp", &qmp)] {
+            // The name of a VM that has ended may be used again.
+            let _ = std::fs::remove_file(path);
+            self.command.arg(option).arg(format!("unix:{},server", path.display()));
+        }
+        self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = self.command.spawn().expect("umem starts");
+        // Closes this process's copies of descriptors that the child was given.
+        drop(self.command);
+        let (name, log) = (self.name, self.log);
+        let mut vm = Half { child: Some(child), name, log, words: Arc::default() };
+        vm.listen();
+        let serial = Serial::new(vm.connect(&serial), &vm.name, vm.log.clone());
+        let text = Text::new(vm.connect(&text), &vm.name, vm.log.clone());
+        let qmp = Qmp::new(vm.connect(&qmp), &vm.name);
+        let child = vm.child.take().expect("not taken yet");
+        let (name, log, words) = (vm.name.clone(), vm.log.clone(), vm.words.clone());
+        Vm { name, child, serial, text, qmp, log, words }
+    }
+}
+
+/// A process whose sockets are not all there yet; ends with this.
+struct Half {
+    child: Option<Child>,
+    name: String,
+    log: Log,
+    words: Arc<Mutex<String>>,
+}
+
+impl Half {
+    /// Writes down what the process prints.
+    fn listen(&mut self) {
+        let Some(child) = &mut self.child else { return };
+        let outputs: [Option<Box<dyn std::io::Read + Send>>; 2] = [
+            child.stdout.take().map(|output| Box::new(output) as _),
+            child.stderr.take().map(|output| Box::new(output) as _),
+        ];
+        for output in outputs.into_iter().flatten() {
+            let (name, log, words) = (self.name.clone(), self.log.clone(), self.words.clone());
+            std::thread::spawn(move || {
+                for line in BufReader::new(output).lines().map_while(Result::ok) {
+                    log.add(&name, format!("> {line}"));
+                    let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
+                    words.push_str(&line);
+                    words.push('\n');
+                }
+            });
+        }
+    }
+
+    fn connect(&mut self, path: &Path) -> UnixStream {
+        until(path.display(), || {
+            if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
+                let words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+                panic!("{} ended at its start, {status}: {words}", self.name);
+            }
+            UnixStream::connect(path).ok()
+        })
+    }
+}
+
+impl Drop for Half {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A VM that runs; it ends with this.
+pub struct Vm {
+    /// Its name.
+    pub name: String,
+    child: Child,
+    /// Its serial port.
+    pub serial: Serial,
+    /// Its text monitor.
+    pub text: Text,
+    /// Its JSON monitor.
+    pub qmp: Qmp,
+    log: Log,
+    words: Arc<Mutex<String>>,
+}
+
+impl Vm {
+    /// What `info migrate` says, as JSON with all details.
+    ///
+    /// # Panics
+    /// When the monitor does not answer, or there was no migration.
+    pub fn migration(&mut self) -> Value {
+        let answer = self.qmp.command("query-migrate", serde_json::json!({})).expect("an answer");
+        answer["x-umem"].clone()
+    }
+
+    /// The migration's phase; empty when there was none.
+    pub fn phase(&mut self) -> String {
+        self.migration()["phase"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The run state as `info status` says it.
+    ///
+    /// # Panics
+    /// When the monitor does not answer.
+    pub fn status(&mut self) -> String {
+        let answer = self.qmp.command("query-status", serde_json::json!({})).expect("an answer");
+        answer["status"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Where it listens for a guest, with the port that the system chose.
+    pub fn address(&mut self) -> String {
+        until("listening", || {
+            let status = self.migration();
+            (status["phase"] == "listening").then(|| status["peer"].as_str().map(str::to_owned))?
+        })
+    }
+
+    /// Waits until the migration is in one of these phases; its state then.
+    ///
+    /// # Panics
+    /// When that does not come, or another phase that is an end comes.
+    pub fn wait_phase(&mut self, phases: &[&str]) -> Value {
+        let mut last = Value::Null;
+        let end = std::time::Instant::now() + crate::PATIENCE;
+        while std::time::Instant::now() < end {
+            last = self.migration();
+            let phase = last["phase"].as_str().unwrap_or_default();
+            if phases.contains(&phase) {
+                self.log.add(&self.name, &last);
+                return last;
+            }
+            let over = matches!(phase, "completed" | "failed" | "cancelled");
+            assert!(!over, "{}: not {phases:?} but {last:#}", self.name);
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        panic!("{}: in vain for {phases:?}: {last:#}", self.name);
+    }
+
+    /// Has the guest check all its memory; the verdict's line.
+    pub fn verdict(&self) -> String {
+        let from = self.serial.lines();
+        self.serial.send(b"v");
+        self.serial.wait_line(from, "verdict ").text
+    }
+
+    /// Has the guest check all its memory.
+    ///
+    /// # Panics
+    /// When it finds a page that is not as it should be.
+    pub fn verify(&self) {
+        let line = self.verdict();
+        assert!(line.starts_with("verdict ok "), "{}: {line}", self.name);
+        assert_ne!(self::field(&line, "checked_pages"), Some(0), "{line}");
+    }
+
+    /// Ends the process like a crash does.
+    pub fn kill(&mut self) {
+        self.log.add(&self.name, "(kill -9)");
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Sends the process a signal.
+    ///
+    /// # Panics
+    /// When the process has ended.
+    pub fn signal(&self, signal: Signal) {
+        self.log.add(&self.name, format!("({signal:?})"));
+        let pid = Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("the process is there");
+    }
+
+    /// Waits for the end of the process.
+    pub fn wait_end(&mut self) -> ExitStatus {
+        let name = self.name.clone();
+        until(format!("the end of {name}"), || self.child.try_wait().expect("our child"))
+    }
+
+    /// Whether the process is still there.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().expect("our child").is_none()
+    }
+
+    /// What the process printed apart from serial port and monitors.
+    #[must_use]
+    pub fn words(&self) -> String {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Peak and present size in memory, as `/proc` says, KiB.
+    #[must_use]
+    pub fn resident_kib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+    }
+}
+
+/// A number of a verdict's line.
+#[must_use]
+pub fn field(line: &str, name: &str) -> Option<u64> {
+    let words = line.split(' ').filter_map(|word| word.split_once('='));
+    words.into_iter().find(|(key, _)| *key == name)?.1.parse().ok()
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
