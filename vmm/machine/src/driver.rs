@@ -5,6 +5,8 @@
 
 use crate::control::ControlError;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Longest time that a monitor waits for the driver. The driver's own waits are shorter.
@@ -68,24 +70,41 @@ impl<T: 'static> Driver<T> {
         self.call_within(ANSWER_TIMEOUT, job)
     }
 
-    /// As [`Driver::call`], with a bound of the caller's.
+    /// As [`Driver::call`], with a bound of the caller's. Work that the driver has not begun by then is
+    /// withdrawn: it will not be done behind the caller's back. Work that it has begun gets the same
+    /// time again.
     ///
     /// # Errors
     /// When the VM has ended, or the driver does not come to it in time.
-    pub(crate) fn call_within<R: Send + 'static>(
+    pub fn call_within<R: Send + 'static>(
         &self,
         bound: Duration,
         job: impl FnOnce(&mut T) -> R + Send + 'static,
     ) -> Result<R, ControlError> {
         let (answer, result) = crossbeam_channel::bounded(1);
+        let taken = Arc::new(AtomicBool::new(false));
+        let theirs = taken.clone();
         self.post(move |subject| {
-            let _ = answer.send(job(subject));
+            if !theirs.swap(true, Ordering::AcqRel) {
+                let _ = answer.send(job(subject));
+            }
         });
+        let ended = || ControlError::new("the VM has ended");
+        let seconds = bound.as_secs();
+        match result.recv_timeout(bound) {
+            Ok(result) => return Ok(result),
+            Err(RecvTimeoutError::Disconnected) => return Err(ended()),
+            Err(RecvTimeoutError::Timeout) if !taken.swap(true, Ordering::AcqRel) => {
+                return Err(ControlError::new(format!(
+                    "the VM was busy with something else for {seconds} s; nothing was done"
+                )));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
         result.recv_timeout(bound).map_err(|error| match error {
-            RecvTimeoutError::Disconnected => ControlError::new("the VM has ended"),
+            RecvTimeoutError::Disconnected => ended(),
             RecvTimeoutError::Timeout => ControlError::new(format!(
-                "the VM did not answer within {} s; the command may still take effect",
-                bound.as_secs()
+                "the VM has worked on this for more than {seconds} s; it may still take effect"
             )),
         })
     }
@@ -112,10 +131,26 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_driver_is_reported_in_bounded_time() {
-        let (driver, inbox) = channel::<()>();
-        let error = driver.call_within(Duration::from_millis(10), |()| ()).unwrap_err();
-        assert!(error.0.contains("did not answer"), "{error}");
-        drop(inbox);
+    fn work_that_a_busy_driver_did_not_begin_is_withdrawn() {
+        let (driver, inbox) = channel::<Vec<u32>>();
+        let error = driver.call_within(Duration::from_millis(10), |list| list.push(1)).unwrap_err();
+        assert!(error.0.contains("nothing was done"), "{error}");
+        driver.post(|list| list.push(2));
+        let mut list = Vec::new();
+        inbox.serve(&mut list, |list| !list.is_empty());
+        assert_eq!(list, [2]);
+    }
+
+    #[test]
+    fn work_that_was_begun_is_waited_for() {
+        let (driver, inbox) = channel::<u32>();
+        let thread = std::thread::spawn(move || inbox.serve(&mut 7, |_| false));
+        let slow = |number: &mut u32| {
+            std::thread::sleep(Duration::from_millis(150));
+            *number
+        };
+        assert_eq!(driver.call_within(Duration::from_millis(100), slow), Ok(7));
+        drop(driver);
+        thread.join().unwrap();
     }
 }
