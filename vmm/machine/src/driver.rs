@@ -146,10 +146,10 @@ mod tests {
         let (driver, inbox) = channel::<u32>();
         let thread = std::thread::spawn(move || inbox.serve(&mut 7, |_| false));
         let slow = |number: &mut u32| {
-            std::thread::sleep(Duration::from_millis(150));
+            std::thread::sleep(Duration::from_millis(2500));
             *number
         };
-        assert_eq!(driver.call_within(Duration::from_millis(100), slow), Ok(7));
+        assert_eq!(driver.call_within(Duration::from_secs(2), slow), Ok(7));
         drop(driver);
         thread.join().unwrap();
     }
