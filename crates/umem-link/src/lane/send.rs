@@ -14,6 +14,9 @@ use umem_wire::{
 /// Pages in a frame of the background: what a demanded page may have to wait for on a shared link.
 const CHUNK_PAGES: u64 = 64;
 
+/// Prefaulted pages that are looked at before the first of them goes out.
+const NEIGHBOURS: usize = 256;
+
 /// What has gone out, counted by cause; shared by all lanes of a source.
 #[derive(Debug, Default)]
 pub(crate) struct Departures {
@@ -80,7 +83,13 @@ impl PageSender {
             let frame = frames.next()?;
             let requested = decode_request(frame.kind, frame.body)?;
             let order = self.plan.demand(&requested)?;
-            self.send_wanted(&mut *writer, &order)?;
+            // What somebody waits for is not kept until all its neighbours have been looked at.
+            let neighbours = order.partition_point(|wanted| wanted.cause == Cause::Demand);
+            let (demanded, neighbours) = order.split_at(neighbours);
+            self.send_wanted(&mut *writer, demanded)?;
+            for some in neighbours.chunks(NEIGHBOURS) {
+                self.send_wanted(&mut *writer, some)?;
+            }
         }
     }
 
