@@ -16,6 +16,8 @@ const CHUNK_PAGES: u64 = 64;
 
 /// Prefaulted pages that are looked at before the first of them goes out.
 const NEIGHBOURS: usize = 256;
+/// Prefaulted pages that go out in one write with the demanded ones.
+const FEW: usize = 32;
 
 /// What has gone out, counted by cause; shared by all lanes of a source.
 #[derive(Debug, Default)]
@@ -83,8 +85,9 @@ impl PageSender {
             let frame = frames.next()?;
             let requested = decode_request(frame.kind, frame.body)?;
             let order = self.plan.demand(&requested)?;
-            // What somebody waits for is not kept until all its neighbours have been looked at.
-            let neighbours = order.partition_point(|wanted| wanted.cause == Cause::Demand);
+            // What somebody waits for is not kept until many neighbours have been looked at.
+            let demanded = order.partition_point(|wanted| wanted.cause == Cause::Demand);
+            let neighbours = if order.len() - demanded > FEW { demanded } else { order.len() };
             let (demanded, neighbours) = order.split_at(neighbours);
             self.send_wanted(&mut *writer, demanded)?;
             for some in neighbours.chunks(NEIGHBOURS) {
