@@ -6,6 +6,7 @@
 
 mod lab;
 mod monitor;
+pub mod moving;
 mod program;
 mod proxy;
 mod serial;

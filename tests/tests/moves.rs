@@ -4,19 +4,8 @@
 use serde_json::json;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
+use umem_tests::moving::{complete, guest, ready, refuse};
 use umem_tests::{Lab, Vm, until};
-
-const GUEST: &str = "rate=2000 fill=70 beat_us=2000";
-
-fn guest(seed: u32) -> String {
-    format!("{GUEST} seed={seed}")
-}
-
-/// Waits until guest memory is filled and the guest beats.
-fn ready(vm: &Vm) {
-    vm.serial.wait_line(0, "ready ");
-    vm.serial.wait_beats(20);
-}
 
 /// Before a move: who says what.
 fn looks_before(source: &mut Vm, destination: &mut Vm) {
@@ -30,29 +19,13 @@ fn looks_before(source: &mut Vm, destination: &mut Vm) {
 
 /// Waits for the end of a move and looks at both ends.
 fn looks_after(source: &mut Vm, destination: &mut Vm) {
-    let gone = source.wait_phase(&["completed"]);
-    let come = destination.wait_phase(&["completed"]);
-    for (status, end) in [(&gone, "source"), (&come, "destination")] {
-        assert_eq!(status["end"], end);
-        assert_eq!(status["verified"], true, "{status:#}");
-        assert_eq!(status["pages"]["remaining"], 0, "{status:#}");
-        assert_eq!(status["error"], json!(null));
-        let pages = &status["pages"];
-        let causes = ["demand", "prefault", "background"].map(|cause| pages[cause].as_u64());
-        let sum: u64 = causes.into_iter().flatten().sum();
-        assert_eq!(Some(sum), pages["total"].as_u64(), "{status:#}");
-    }
-    assert_eq!(gone["digest"], come["digest"]);
-    assert!(gone["digest"].as_str().is_some_and(|digest| digest.len() == 32), "{gone:#}");
-    assert_eq!(source.status(), "postmigrate");
+    complete(source, destination);
     assert_eq!(
         source.text.command("info status"),
         "VM status: paused (postmigrate)\n  the guest runs at the destination and needs nothing from here\n"
     );
     assert_eq!(destination.status(), "running");
-    for answer in [source.text.command("cont"), source.text.command("system_reset")] {
-        assert!(answer.starts_with("Error: ") && answer.contains("handed over"), "{answer}");
-    }
+    refuse(source, "system_reset", &["handed over"]);
     assert!(source.qmp.command("cont", json!({})).is_err());
     let text = destination.text.command("info migrate");
     assert!(text.contains("verified: yes, both ends agree"), "{text}");
