@@ -91,6 +91,17 @@ impl Proxy {
         self.shared.break_all();
     }
 
+    /// Lets connections through again, counts from nothing, and cuts anew.
+    pub fn heal(&self, cut: Cut) {
+        let mut records = lock(&self.shared.records);
+        records.clear();
+        lock(&self.shared.sockets).clear();
+        *lock(&self.shared.cut) = cut;
+        self.shared.forth.store(0, Ordering::SeqCst);
+        self.shared.back.store(0, Ordering::SeqCst);
+        self.shared.broken.store(false, Ordering::SeqCst);
+    }
+
     /// Whether it has broken its connections.
     #[must_use]
     pub fn is_broken(&self) -> bool {
