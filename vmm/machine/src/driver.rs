@@ -76,7 +76,7 @@ impl<T: 'static> Driver<T> {
     ///
     /// # Errors
     /// When the VM has ended, or the driver does not come to it in time.
-    pub fn call_within<R: Send + 'static>(
+    pub(crate) fn call_within<R: Send + 'static>(
         &self,
         bound: Duration,
         job: impl FnOnce(&mut T) -> R + Send + 'static,
@@ -108,11 +108,45 @@ impl<T: 'static> Driver<T> {
             )),
         })
     }
+
+    /// Has work done that must not be left undone, and waits for it at most `bound`. It is done even
+    /// when that is exceeded, in its turn.
+    ///
+    /// # Errors
+    /// When the VM has ended, or the driver is late.
+    pub(crate) fn must_within(
+        &self,
+        bound: Duration,
+        job: impl FnOnce(&mut T) + Send + 'static,
+    ) -> Result<(), ControlError> {
+        let (answer, result) = crossbeam_channel::bounded(1);
+        self.post(move |subject| {
+            job(subject);
+            let _ = answer.send(());
+        });
+        result.recv_timeout(bound).map_err(|error| match error {
+            RecvTimeoutError::Disconnected => ControlError::new("the VM has ended"),
+            RecvTimeoutError::Timeout => ControlError::new(format!(
+                "the VM was busy with something else for {} s; it is done late",
+                bound.as_secs()
+            )),
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn work_that_must_be_done_is_done_even_when_it_is_late() {
+        let (driver, inbox) = channel::<Vec<u32>>();
+        let error = driver.must_within(Duration::from_millis(5), |list| list.push(1)).unwrap_err();
+        assert!(error.0.contains("done late"), "{error}");
+        let mut list = Vec::new();
+        inbox.serve(&mut list, |list| !list.is_empty());
+        assert_eq!(list, [1]);
+    }
 
     #[test]
     fn calls_run_in_order_on_the_subject_and_answer() {

@@ -95,6 +95,22 @@ impl Gate {
         }
     }
 
+    /// Waits until the thread has ended, at most `bound`; whether it has.
+    #[must_use]
+    pub(crate) fn await_ended(&self, bound: Duration) -> bool {
+        let deadline = Instant::now() + bound;
+        let mut state = self.lock();
+        while state.activity != Activity::Ended {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
     /// The thread's side: whether to enter the guest without standing at the gate.
     #[must_use]
     pub(crate) fn is_open(&self) -> bool {
@@ -155,7 +171,9 @@ mod tests {
         }
         gate.order(Order::Stop);
         assert_eq!(gate.await_stopped(Duration::from_secs(10)), Activity::Stopped);
+        assert!(!gate.await_ended(Duration::ZERO), "it stands at the gate");
         gate.order(Order::End);
+        assert!(gate.await_ended(Duration::from_secs(10)));
         assert!(thread.join().unwrap() > 0);
         assert_eq!(gate.activity(), Activity::Ended);
     }

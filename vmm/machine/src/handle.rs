@@ -105,7 +105,7 @@ impl VmControl for VmHandle {
 
     fn quit(&self) {
         // Whatever the driver is at, the VM ends.
-        let _ = self.driver.call_within(QUIT_BOUND, Vm::quit);
+        let _ = self.driver.must_within(QUIT_BOUND, Vm::quit);
         self.shared.exit.set(ExitReason::Quit);
     }
 

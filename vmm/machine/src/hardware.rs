@@ -279,6 +279,17 @@ impl Hardware {
         result
     }
 
+    /// Writes out what the guest has printed, at most until the deadline; then the serial port is at
+    /// rest. Only for a guest that does not go elsewhere: what has moved is printed there.
+    pub(crate) fn finish_output(&self, deadline: Instant) {
+        self.serial.resume();
+        while !self.serial.save().output.is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Waits for the piece that is being written.
+        let _ = self.serial.quiesce(deadline);
+    }
+
     /// Stops the guest's clock.
     pub(crate) fn stop_clock(&mut self) {
         self.stopped_clock.get_or_insert_with(|| self.clock.save());
@@ -286,8 +297,9 @@ impl Hardware {
 
     /// Clock and devices go on; the clock first goes on by `pause`.
     pub(crate) fn start(&mut self, pause: Duration) -> Result<(), accel::ClockError> {
-        if let Some(saved) = self.stopped_clock.take() {
+        if let Some(saved) = self.stopped_clock {
             self.clock.restore(saved, pause)?;
+            self.stopped_clock = None;
         }
         self.parts.iter().for_each(|part| part.device.resume());
         Ok(())
@@ -313,6 +325,15 @@ impl Hardware {
         }
         self.stopped_clock = Some(clock);
         Ok(runs)
+    }
+
+    /// As [`Self::clear_ram`], for memory that no more pages come to; lost pages are whole again.
+    pub(crate) fn renew_ram(&self) -> Result<(), VmError> {
+        if let Some(plane) = self.pages.plane() {
+            plane.close();
+            self.pages.disarm();
+        }
+        self.clear_ram()
     }
 
     /// Makes all RAM read as zeroes.

@@ -31,7 +31,7 @@ impl Arriving {
     }
 
     fn tell(&self, what: &str, job: impl FnOnce(&mut Vm) + Send + 'static) {
-        if let Err(error) = self.driver.call_within(DRIVER_BOUND, job) {
+        if let Err(error) = self.driver.must_within(DRIVER_BOUND, job) {
             log::error!("{what}: {error}");
         }
     }
@@ -46,6 +46,7 @@ impl DestinationVm for Arriving {
     fn load(&self, package: &[u8]) -> Result<(), String> {
         let package = package.to_owned();
         self.ask(move |vm| {
+            vm.require_incoming()?;
             vm.arriving_runs = vm.load(&package).map_err(|error| chain(&error))?;
             Ok(())
         })
@@ -57,16 +58,11 @@ impl DestinationVm for Arriving {
     }
 
     fn complete(&self) {
-        self.tell("all pages are here", |vm| vm.hardware.pages.disarm());
+        self.tell("all pages are here", Vm::arrival_complete);
     }
 
     fn abandon(&self) {
-        self.tell("an incoming guest did not come", |vm| {
-            if let Some(plane) = vm.hardware.pages.plane() {
-                plane.close();
-            }
-            vm.hardware.pages.disarm();
-        });
+        self.tell("an incoming guest did not come", Vm::abandon_arrival);
     }
 
     fn phase_changed(&self, phase: &str) {
@@ -99,7 +95,16 @@ impl Vm {
         Ok(())
     }
 
+    /// Memory of a guest that runs here must not be emptied for another.
+    fn require_incoming(&self) -> Result<(), String> {
+        match self.life.ownership() {
+            Ownership::Incoming => Ok(()),
+            _ => Err("this VM has a guest already; start another with -incoming".to_owned()),
+        }
+    }
+
     fn prepare_arrival(&mut self, machine: &MachineDescription) -> Result<Arc<FaultPlane>, String> {
+        self.require_incoming()?;
         if let Some(difference) = self.description().difference(machine) {
             return Err(difference);
         }
@@ -110,15 +115,48 @@ impl Vm {
         Ok(plane)
     }
 
-    /// The guest is ours and goes on, if it ran.
+    /// The guest is ours and goes on, if it ran. On an error the source goes on with it, so nothing of
+    /// it may have begun to run here.
     fn arrive(&mut self, pause: Duration, asked: Instant) -> Result<(), String> {
+        self.require_incoming()?;
         self.hardware.lock_disks().map_err(|error| chain(&error))?;
+        if self.arriving_runs
+            && let Err(error) = self.hardware.start(pause + asked.elapsed())
+        {
+            self.hardware.unlock_disks();
+            return Err(chain(&error));
+        }
         self.life.arrived(self.arriving_runs);
         if self.arriving_runs {
-            self.start_guest(pause + asked.elapsed());
+            self.enter_guest();
         } else {
             self.publish();
         }
         Ok(())
+    }
+
+    /// All pages are here.
+    fn arrival_complete(&mut self) {
+        let unreadable = self.hardware.pages.plane().map(|plane| plane.table().counts().poisoned);
+        if let Some(pages) = unreadable.filter(|&pages| pages > 0) {
+            // The plane keeps them from being touched, which would end this process.
+            log::warn!("{pages} pages could not be read at the source; the guest must do without");
+        } else {
+            self.hardware.pages.disarm();
+        }
+        // A reset that had to wait for the pages.
+        if let Some(request) = self.asked.get() {
+            self.guest_asks(request);
+        }
+    }
+
+    /// The guest stays at the source: this VM can take another, and needs no memory until then.
+    fn abandon_arrival(&mut self) {
+        if self.require_incoming().is_err() {
+            return;
+        }
+        if let Err(error) = self.hardware.renew_ram() {
+            log::warn!("memory of a guest that did not come stays in use: {}", chain(&error));
+        }
     }
 }

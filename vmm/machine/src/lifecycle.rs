@@ -139,12 +139,28 @@ impl Lifecycle {
         }
     }
 
+    /// Fails unless there is a guest here that can go on elsewhere.
+    ///
+    /// # Errors
+    /// The reason, for the one who typed the command.
+    pub(crate) fn require_movable(&self) -> Result<(), ControlError> {
+        self.require_owner()?;
+        match self.state {
+            RunState::InternalError => Err(ControlError::new(
+                "the guest was stopped by an error and would not go on elsewhere (info status); \
+                 system_reset starts it anew",
+            )),
+            RunState::Shutdown => Err(ControlError::new("the guest is powered off")),
+            _ => Ok(()),
+        }
+    }
+
     /// An outgoing migration has stopped the guest.
     ///
     /// # Errors
     /// When the guest is not here to be moved.
     pub(crate) fn stop_for_migration(&mut self) -> Result<(), ControlError> {
-        self.require_owner()?;
+        self.require_movable()?;
         self.ran_before_migration = self.state == RunState::Running;
         self.ownership = Ownership::Migrating;
         self.state = RunState::FinishMigrate;
@@ -269,6 +285,7 @@ mod tests {
         let mut life = running();
         life.halt(RunState::Shutdown);
         assert!(life.run().is_err());
+        assert!(life.stop_for_migration().is_err(), "it must not come back as merely paused");
         life.reset();
         assert!(life.run().is_ok());
     }

@@ -79,6 +79,24 @@ pub(crate) struct BootFiles<'a> {
     pub initrd: Option<&'a Path>,
 }
 
+impl BootFiles<'_> {
+    /// Whether the files can be read.
+    ///
+    /// # Errors
+    /// Names the one that cannot.
+    pub(crate) fn readable(&self) -> Result<(), LoadError> {
+        let initrd = self.initrd.map(|path| ("initial RAM disk", path));
+        for (what, path) in [("kernel", self.kernel)].into_iter().chain(initrd) {
+            std::fs::File::open(path).map_err(|source| LoadError::Read {
+                what,
+                path: path.into(),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+}
+
 /// Loads everything and says where to start.
 ///
 /// # Errors

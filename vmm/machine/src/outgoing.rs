@@ -22,10 +22,9 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    /// Has the driver do something that must not be left undone. A driver that does not come to it
-    /// ends the process sooner than the guest gets two owners.
+    /// Has the driver do something that must not be left undone: it is done even when it is late.
     fn must(&self, what: &str, job: impl FnOnce(&mut Vm) + Send + 'static) {
-        if let Err(error) = self.driver.call_within(DRIVER_BOUND, job) {
+        if let Err(error) = self.driver.must_within(DRIVER_BOUND, job) {
             log::error!("{what}: {error}");
         }
     }
@@ -80,8 +79,9 @@ impl Vm {
         if self.shared.migration.outgoing_under_way() {
             return Err(ControlError::new("a migration is under way already (info migrate)"));
         }
-        self.life.require_owner()?;
+        self.life.require_movable()?;
         self.require_all_pages("a migration away from here")?;
+        self.require_no_lost_pages()?;
         let options = SourceOptions {
             prefault: Prefault {
                 forward: request.prefault_forward,
@@ -115,8 +115,15 @@ impl Vm {
     }
 
     fn halt_and_save(&mut self, stopped_at: Instant) -> Result<StoppedGuest, ControlError> {
-        self.halt_guest(STOP_BOUND, QUIESCE_BOUND)?;
+        // Before the stop: a device that keeps it from ending delays the guest's clock too.
         self.stopped_at = Some(stopped_at);
+        self.halt_guest(STOP_BOUND, QUIESCE_BOUND)?;
+        // The request is in the driver's queue behind this, and does not move with the guest.
+        if let Some(request) = self.asked.get() {
+            return Err(ControlError(format!(
+                "the guest asks to be {request} at this moment; migrate again after that"
+            )));
+        }
         let halted = Instant::now();
         let package = self.save().map_err(|error| ControlError(error.to_string()))?;
         // What is left to write is written; the destination may take the disks.
@@ -131,13 +138,14 @@ impl Vm {
     /// The guest is ours again after a migration that came to nothing.
     fn take_back(&mut self) {
         self.frozen = None;
+        let pause = self.stopped_at.take().map_or(Duration::ZERO, |at| at.elapsed());
         let runs = self.life.take_back();
         if let Err(error) = self.hardware.lock_disks() {
-            self.trouble = Some(format!("the guest stays stopped: {}", crate::vm::chain(&error)));
+            self.trouble =
+                Some(format!("the guest stays stopped until cont: {}", crate::vm::chain(&error)));
             self.life.pause();
             return self.publish();
         }
-        let pause = self.stopped_at.take().map_or(Duration::ZERO, |at| at.elapsed());
         if runs {
             self.start_guest(pause);
         } else {

@@ -4,7 +4,7 @@
 //! firmware; these calls come here straight from the vCPU.
 
 use accel::{InterruptKind, VcpuHandle};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use umem_memory::GuestAddress;
 
 const SUCCESS: i64 = 0;
@@ -36,6 +36,33 @@ pub(crate) enum ResetRequest {
     Shutdown,
     /// Reboot.
     Reboot,
+}
+
+impl std::fmt::Display for ResetRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Shutdown => "switched off",
+            Self::Reboot => "reset",
+        })
+    }
+}
+
+/// The guest's newest request that has not been carried out. It is set on the vCPU's thread, before
+/// the vCPU can come to rest, so whoever has stopped the vCPU sees it. All clones are one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Asked(Arc<Mutex<Option<ResetRequest>>>);
+
+impl Asked {
+    /// What the guest asked for.
+    #[must_use]
+    pub(crate) fn get(&self) -> Option<ResetRequest> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The guest asks, or has got what it asked for.
+    pub(crate) fn set(&self, request: Option<ResetRequest>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = request;
+    }
 }
 
 /// What a call leaves to do, beside its answer.

@@ -16,6 +16,9 @@ use umem_state::{Package, PackageBuilder, StateError, decode_body, encode_body};
 /// Longest sleep of a halted vCPU; it then looks again. Only a safety net: what wakes it kicks it.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
+/// Longest wait for a thread to end.
+pub(crate) const JOIN_BOUND: Duration = Duration::from_millis(200);
+
 /// What a vCPU's thread tells the driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum VcpuEvent {
@@ -147,7 +150,7 @@ impl VcpuThread {
     /// Joins the thread if it ends within `bound`; a thread that waits in the kernel for a page is
     /// left to the end of the process.
     pub(crate) fn join_within(&mut self, bound: Duration) {
-        if self.gate.await_stopped(bound) == Activity::Ended
+        if self.gate.await_ended(bound)
             && let Some(thread) = self.thread.take()
         {
             let _ = thread.join();
@@ -159,6 +162,17 @@ impl VcpuThread {
     pub(crate) fn vcpu(&self) -> Option<MutexGuard<'_, Box<dyn Vcpu>>> {
         matches!(self.gate.activity(), Activity::Stopped)
             .then(|| self.vcpu.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for VcpuThread {
+    /// A VM that could not be launched, or has ended, leaves no thread behind, unless it waits in the
+    /// kernel for a page.
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            self.request_end();
+            self.join_within(JOIN_BOUND);
+        }
     }
 }
 

@@ -8,11 +8,11 @@ use crate::driver::Driver;
 use crate::exit::ExitReason;
 use crate::gate::Activity;
 use crate::hardware::{Hardware, Requests};
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{Lifecycle, Ownership};
 use crate::loader::{self, BootFiles, LoadError};
-use crate::sbi::{ResetRequest, Sbi};
+use crate::sbi::{Asked, ResetRequest, Sbi};
 use crate::shared::Shared;
-use crate::vcpu::{Surroundings, VcpuEvent, VcpuThread};
+use crate::vcpu::{JOIN_BOUND, Surroundings, VcpuEvent, VcpuThread};
 use crate::{cpu, fdt::TreeConfig};
 use accel::VcpuHandle;
 use std::sync::Arc;
@@ -25,6 +25,9 @@ use umem_state::{Package, PackageBuilder, StateError};
 pub(crate) const STOP_BOUND: Duration = Duration::from_secs(1);
 /// Longest wait for submitted I/O to complete before a move is given up.
 pub(crate) const QUIESCE_BOUND: Duration = Duration::from_secs(5);
+
+/// Longest wait for the host's terminal to take what the guest has printed.
+const OUTPUT_BOUND: Duration = Duration::from_millis(500);
 
 /// Why a VM cannot be made or started.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +80,8 @@ pub(crate) struct Vm {
     pub(crate) driver: Driver<Vm>,
     /// Device and vCPU state at power-on, for resets.
     pristine: Vec<u8>,
+    /// What the guest asked for and the driver has not done yet.
+    pub(crate) asked: Asked,
     /// Why the guest stands still, where an error stopped it.
     pub(crate) trouble: Option<String>,
     /// When an outgoing migration stopped the guest.
@@ -99,13 +104,19 @@ impl Vm {
     ) -> Result<Self, VmError> {
         config.check().map_err(VmError::Config)?;
         let handles: Vec<_> = (0..config.harts).map(|_| VcpuHandle::new()).collect();
-        let board_requests = driver.clone();
-        let requests: Requests =
-            Arc::new(move |request| board_requests.post(move |vm| vm.guest_asks(request)));
+        let asked = Asked::default();
+        let (board_requests, board_asked) = (driver.clone(), asked.clone());
+        let requests: Requests = Arc::new(move |request| {
+            board_asked.set(Some(request));
+            board_requests.post(move |vm| vm.guest_asks(request));
+        });
         let hardware = Hardware::build(&config, console, &handles, requests)?;
         let sbi = Sbi::new(handles.clone().into());
-        let events = driver.clone();
+        let (events, vcpu_asked) = (driver.clone(), asked.clone());
         let report = Arc::new(move |hart, event| {
+            if let VcpuEvent::Reset(request) = event {
+                vcpu_asked.set(Some(request));
+            }
             events.post(move |vm: &mut Self| vm.vcpu_reports(hart, event));
         });
         let surroundings = Surroundings {
@@ -138,6 +149,7 @@ impl Vm {
             shared,
             driver,
             pristine,
+            asked,
             trouble: None,
             stopped_at: None,
             frozen: None,
@@ -213,6 +225,9 @@ impl Vm {
         if self.life.state() == RunState::Running {
             return Ok(());
         }
+        self.life.require_owner()?;
+        // They are not ours after a move that failed while another had them.
+        self.hardware.lock_disks().map_err(|error| ControlError(chain(&error)))?;
         self.life.run()?;
         self.start_guest(Duration::ZERO);
         Ok(())
@@ -220,13 +235,18 @@ impl Vm {
 
     /// The guest goes on; its clock goes on by `pause`.
     pub(crate) fn start_guest(&mut self, pause: Duration) {
-        self.trouble = None;
         if let Err(error) = self.hardware.start(pause) {
             self.trouble = Some(error.to_string());
             self.life.halt(RunState::InternalError);
-        } else {
-            self.vcpus.iter().for_each(VcpuThread::resume);
+            return self.publish();
         }
+        self.enter_guest();
+    }
+
+    /// vCPUs go on. The hardware does already.
+    pub(crate) fn enter_guest(&mut self) {
+        self.trouble = None;
+        self.vcpus.iter().for_each(VcpuThread::resume);
         self.publish();
     }
 
@@ -235,7 +255,8 @@ impl Vm {
     /// # Errors
     /// Names what does not stand still within a second; it stops when it can.
     pub(crate) fn stop(&mut self) -> Result<(), ControlError> {
-        if self.life.state() != RunState::Running {
+        // A guest that is paused may not have stood still in time when it was.
+        if !matches!(self.life.state(), RunState::Running | RunState::Paused) {
             return Ok(());
         }
         self.life.pause();
@@ -302,15 +323,25 @@ impl Vm {
     pub(crate) fn reset(&mut self) -> Result<(), ControlError> {
         self.life.require_owner()?;
         self.require_all_pages("system_reset")?;
+        // Memory is emptied only when there is something to boot.
+        self.require_kernel().map_err(|error| ControlError(chain(&error)))?;
         let ran = self.life.state() != RunState::Paused && self.life.state() != RunState::Prelaunch;
-        self.halt_guest(STOP_BOUND, QUIESCE_BOUND)?;
+        let halting = Instant::now();
+        if let Err(error) = self.halt_guest(STOP_BOUND, QUIESCE_BOUND) {
+            if self.life.state() == RunState::Running {
+                self.start_guest(halting.elapsed());
+            }
+            return Err(error);
+        }
+        self.asked.set(None);
+        self.hardware.finish_output(Instant::now() + OUTPUT_BOUND);
         self.life.reset();
         let pristine = std::mem::take(&mut self.pristine);
         let loaded = self.load(&pristine);
         self.pristine = pristine;
         let booted = loaded
             .map_err(VmError::from)
-            .and_then(|_| self.hardware.clear_ram())
+            .and_then(|_| self.hardware.renew_ram())
             .and_then(|()| self.boot());
         if let Err(error) = booted {
             self.trouble = Some(format!("reset failed: {}", chain(&error)));
@@ -328,8 +359,17 @@ impl Vm {
     /// When this process may not run the guest.
     pub(crate) fn power_down(&mut self) -> Result<(), ControlError> {
         self.life.require_owner()?;
-        self.guest_asks(ResetRequest::Shutdown);
+        self.switch_off();
         Ok(())
+    }
+
+    fn switch_off(&mut self) {
+        let _ = self.halt_guest(STOP_BOUND, QUIESCE_BOUND);
+        self.hardware.finish_output(Instant::now() + OUTPUT_BOUND);
+        self.life.halt(RunState::Shutdown);
+        self.publish();
+        self.shared.events.tell(&VmEvent::Shutdown);
+        self.shared.exit.set(ExitReason::GuestShutdown);
     }
 
     /// Ends the VM, whatever it waits for.
@@ -337,10 +377,14 @@ impl Vm {
         self.vcpus.iter().for_each(VcpuThread::request_end);
         self.shared.migration.abandon();
         for vcpu in &mut self.vcpus {
-            vcpu.join_within(Duration::from_millis(200));
+            vcpu.join_within(JOIN_BOUND);
         }
-        // What the guest has printed is not lost.
-        let _ = self.hardware.quiesce(Instant::now() + Duration::from_millis(500));
+        let deadline = Instant::now() + OUTPUT_BOUND;
+        let _ = self.hardware.quiesce(deadline);
+        // What the guest has printed is not lost, and not printed at two places.
+        if self.life.ownership() == Ownership::Owner {
+            self.hardware.finish_output(deadline);
+        }
         self.shared.events.tell(&VmEvent::Shutdown);
         self.shared.exit.set(ExitReason::Quit);
     }
@@ -388,6 +432,9 @@ impl Vm {
     pub(crate) fn require_all_pages(&self, command: &str) -> Result<(), ControlError> {
         let Some(plane) = self.hardware.pages.plane() else { return Ok(()) };
         let counts = plane.table().counts();
+        if counts.missing() == 0 {
+            return Ok(());
+        }
         Err(ControlError::new(format!(
             "{command} must wait until the guest's memory is here: {} of {} pages are missing",
             counts.missing(),
@@ -395,24 +442,52 @@ impl Vm {
         )))
     }
 
-    fn guest_asks(&mut self, request: ResetRequest) {
-        if self.life.require_owner().is_err() {
+    /// Fails when pages of the guest were lost in an earlier move.
+    pub(crate) fn require_no_lost_pages(&self) -> Result<(), ControlError> {
+        let Some(plane) = self.hardware.pages.plane() else { return Ok(()) };
+        match plane.table().counts().poisoned {
+            0 => Ok(()),
+            lost => Err(ControlError::new(format!(
+                "{lost} pages of the guest could not be read at its last source and are lost; a guest \
+                 with lost pages does not move, system_reset gives it whole memory"
+            ))),
+        }
+    }
+
+    /// Does what the guest asked for, unless it is done already (a reset came in between).
+    pub(crate) fn guest_asks(&mut self, request: ResetRequest) {
+        if self.life.require_owner().is_err() || self.asked.get() != Some(request) {
             return;
         }
-        match request {
-            ResetRequest::Reboot => {
-                if let Err(error) = self.reset() {
-                    log::error!("the guest asked for a reset: {error}");
-                }
-            }
-            ResetRequest::Shutdown => {
-                let _ = self.halt_guest(STOP_BOUND, QUIESCE_BOUND);
-                self.life.halt(RunState::Shutdown);
-                self.publish();
-                self.shared.events.tell(&VmEvent::Shutdown);
-                self.shared.exit.set(ExitReason::GuestShutdown);
-            }
+        if request == ResetRequest::Shutdown {
+            self.asked.set(None);
+            return self.switch_off();
         }
+        if self.hardware.pages.plane().is_some_and(|plane| plane.table().counts().missing() > 0) {
+            // Memory is emptied when no more of it arrives: see `arrival_complete`.
+            let _ = self.halt_guest(STOP_BOUND, QUIESCE_BOUND);
+            self.trouble = Some("the guest asked for a reset; its memory must arrive first".into());
+            return self.publish();
+        }
+        self.asked.set(None);
+        if let Err(error) = self.reset() {
+            log::error!("the guest asked for a reset: {error}");
+            let _ = self.halt_guest(STOP_BOUND, QUIESCE_BOUND);
+            self.trouble = Some(format!("the guest asked for a reset: {error}"));
+            self.life.halt(RunState::InternalError);
+            self.publish();
+        }
+    }
+
+    fn require_kernel(&self) -> Result<(), VmError> {
+        let no_kernel = || {
+            VmError::Config(
+                "there is no kernel to boot; give one with -kernel, or -incoming".into(),
+            )
+        };
+        let kernel = self.config.kernel.as_deref().ok_or_else(no_kernel)?;
+        let files = BootFiles { kernel, initrd: self.config.initrd.as_deref() };
+        Ok(files.readable()?)
     }
 
     fn vcpu_reports(&mut self, hart: u32, event: VcpuEvent) {
