@@ -1,13 +1,15 @@
-//! Guest RAM: regions, backends, page sizes.
+//! Guest RAM: regions, backends, page sizes, dirty tracking.
 
 pub use vm_memory::GuestAddress;
 
 mod bitmap;
+pub mod dirty;
 mod layout;
 mod page;
 mod ram;
 
 pub use bitmap::PageBitmap;
+pub use dirty::{DirtyError, DirtyLog, DirtySource, HostWrites};
 pub use layout::{LayoutError, RamBlock, RamBlockSpec, RamLayout};
 pub use page::{PageIndex, PageRange, PageSize};
 pub use ram::{Backend, FrozenRam, GuestMemory, GuestRam, RamError};

@@ -1,5 +1,6 @@
 //! A VM's RAM: its blocks mapped into this process.
 
+use crate::dirty::{BlockMarks, Marks};
 use crate::{GuestAddress, PageIndex, PageRange, RamLayout};
 use std::io;
 use std::ptr::NonNull;
@@ -13,8 +14,9 @@ use mapping::Mapping;
 #[cfg(test)]
 mod tests;
 
-/// Guest memory as the virtio crates want it. Writes through it set no dirty bits.
-pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
+/// Guest memory as the virtio crates want it. Writes through it are noted by
+/// [`GuestRam::host_writes`]; those through a pointer taken from it are not.
+pub type GuestMemory = vm_memory::GuestMemoryMmap<BlockMarks>;
 
 /// What RAM is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +81,7 @@ struct Inner {
     memory: GuestMemory,
     /// One a block, in the order of the layout.
     mappings: Vec<Mapping>,
+    marks: Arc<Marks>,
 }
 
 /// A VM's RAM. Cheap to clone; all clones are one.
@@ -103,6 +106,7 @@ impl GuestRam {
         if bytes < host {
             return Err(RamError::PageSize { bytes, host });
         }
+        let marks = Marks::new(layout.total_pages(), layout.page_size().shift());
         let mut mappings = Vec::with_capacity(layout.blocks().len());
         let mut regions = Vec::with_capacity(layout.blocks().len());
         for block in layout.blocks() {
@@ -111,8 +115,9 @@ impl GuestRam {
                 bytes: block.bytes(),
                 reason,
             };
-            let mapping =
-                Mapping::new(block, backend).map_err(|error| failed(error.to_string()))?;
+            let block_marks = BlockMarks::new(marks.clone(), block.first_page);
+            let mapping = Mapping::new(block, backend, block_marks)
+                .map_err(|error| failed(error.to_string()))?;
             let region = GuestRegionMmap::with_arc(mapping.region(), block.guest_address)
                 .ok_or_else(|| failed("it ends behind the address space".into()))?;
             mappings.push(mapping);
@@ -123,7 +128,11 @@ impl GuestRam {
             bytes: layout.total_bytes(),
             reason: error.to_string(),
         })?;
-        Ok(Self { inner: Arc::new(Inner { layout, memory, mappings }) })
+        Ok(Self { inner: Arc::new(Inner { layout, memory, mappings, marks }) })
+    }
+
+    pub(crate) fn marks(&self) -> &Arc<Marks> {
+        &self.inner.marks
     }
 
     /// Which page is where.
@@ -139,7 +148,8 @@ impl GuestRam {
     }
 
     /// Where a page lies in this process; pages of one block follow each other. Valid as long as
-    /// RAM lives. The guest may change what is there at any time: no references to it.
+    /// RAM lives. The guest may change what is there at any time: no references to it. Who writes
+    /// there says so with [`Self::mark_written`], or is a source of dirty tracking itself.
     #[must_use]
     pub fn host_address(&self, page: PageIndex) -> Option<NonNull<u8>> {
         let index = self.layout().index_of(page)?;
@@ -159,7 +169,7 @@ impl GuestRam {
             .map_err(|_| RamError::NoRam { address: address.0, bytes })
     }
 
-    /// Writes RAM. No dirty bit is set.
+    /// Writes RAM.
     ///
     /// # Errors
     /// When not all of it is RAM; a part may then be written.
@@ -175,7 +185,10 @@ impl GuestRam {
     /// # Errors
     /// When the kernel refuses.
     pub fn clear(&self) -> Result<(), RamError> {
-        self.each("clear", Mapping::clear)
+        let cleared = self.each("clear", Mapping::clear);
+        // A part may have been cleared when it fails.
+        self.mark_written(PageRange::new(PageIndex(0), self.layout().total_pages()));
+        cleared
     }
 
     /// The pages of a range that may hold something other than zeroes, in order, without touching

@@ -3,12 +3,14 @@
 
 use super::Backend;
 use crate::RamBlock;
+use crate::dirty::BlockMarks;
 use rustix::fs::MemfdFlags;
 use rustix::mm::{Advice, MprotectFlags};
 use std::fs::File;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, MmapRegion};
 
 mod frozen;
@@ -20,13 +22,13 @@ const READ_WRITE: i32 = 0b11;
 
 /// One block of RAM.
 pub(super) struct Mapping {
-    region: Arc<MmapRegion<()>>,
+    region: Arc<MmapRegion<BlockMarks>>,
     /// The memory's file, if it has one.
     file: Option<Arc<File>>,
 }
 
 impl Mapping {
-    pub(super) fn new(block: &RamBlock, backend: Backend) -> io::Result<Self> {
+    pub(super) fn new(block: &RamBlock, backend: Backend, marks: BlockMarks) -> io::Result<Self> {
         use rustix::mm::MapFlags;
         let too_large = || io::Error::other("it does not fit into this process");
         let bytes = usize::try_from(block.bytes()).map_err(|_| too_large())?;
@@ -41,16 +43,20 @@ impl Mapping {
         };
         let flags =
             i32::try_from((flags | MapFlags::NORESERVE).bits()).map_err(io::Error::other)?;
-        let offset = file.clone().map(|file| FileOffset::from_arc(file, 0));
-        let region =
-            MmapRegion::build(offset, bytes, READ_WRITE, flags).map_err(io::Error::other)?;
+        let mut builder = MmapRegionBuilder::new_with_bitmap(bytes, marks)
+            .with_mmap_prot(READ_WRITE)
+            .with_mmap_flags(flags);
+        if let Some(file) = &file {
+            builder = builder.with_file_offset(FileOffset::from_arc(file.clone(), 0));
+        }
+        let region = builder.build().map_err(io::Error::other)?;
         let mapping = Self { region: Arc::new(region), file };
         // A forked child has no use for RAM, and copy-on-write marks would slow us down.
         mapping.advise(Advice::LinuxDontFork)?;
         Ok(mapping)
     }
 
-    pub(super) fn region(&self) -> Arc<MmapRegion<()>> {
+    pub(super) fn region(&self) -> Arc<MmapRegion<BlockMarks>> {
         self.region.clone()
     }
 

@@ -162,6 +162,7 @@ fn entries(pagemap: &File, from: u64, to: u64, found: Found<'_>) -> io::Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dirty::BlockMarks;
     use crate::{Backend, GuestAddress, PageSize, RamBlockSpec, RamLayout};
 
     #[test]
@@ -169,7 +170,8 @@ mod tests {
         let spec =
             RamBlockSpec { name: "ram".into(), guest_address: GuestAddress(0), bytes: 8 << 20 };
         let layout = RamLayout::new(PageSize::SMALL, vec![spec]).unwrap();
-        let mapping = Mapping::new(&layout.blocks()[0], Backend::Anonymous).unwrap();
+        let mapping =
+            Mapping::new(&layout.blocks()[0], Backend::Anonymous, BlockMarks::default()).unwrap();
         let page = rustix::param::page_size() as u64;
         mapping.advise(rustix::mm::Advice::LinuxNoHugepage).unwrap();
         for index in [0, 1, 5, 700, 701, 2047] {

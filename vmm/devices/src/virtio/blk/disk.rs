@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use vm_memory::bitmap::Bitmap;
 
 /// Bytes of a sector, whatever the disk is.
 pub(super) const SECTOR: u64 = 512;
@@ -158,11 +159,15 @@ impl Disk {
     /// Reads from the byte at `offset` on until the slices are full.
     pub(super) fn read(&self, offset: u64, slices: &[RamSlice<'_>]) -> io::Result<()> {
         let _access = self.access()?;
-        transfer(offset, slices, |pieces, count, offset| {
+        let result = transfer(offset, slices, |pieces, count, offset| {
             // SAFETY: `transfer` gives `count` pieces, each of guest memory that is mapped for
             // writing as long as the slices live; to the program it is volatile.
             unsafe { libc::preadv(self.file.as_raw_fd(), pieces, count, offset) }
-        })
+        });
+        // The kernel wrote through plain pointers: the dirty marks are ours to set, after it, and
+        // of all slices, for what failed may have filled a part.
+        slices.iter().for_each(|slice| slice.bitmap().mark_dirty(0, slice.len()));
+        result
     }
 
     /// Writes all slices from the byte at `offset` on.
