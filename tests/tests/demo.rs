@@ -1,0 +1,101 @@
+//! The demo, and pages that are damaged on purpose.
+#![allow(missing_docs)]
+
+use serde_json::Value;
+use std::process::{Command, Output, Stdio};
+use umem_tests::moving::{accept, complete, guest, ready};
+use umem_tests::{Lab, field, program};
+
+fn demo(arguments: &str) -> (Output, String) {
+    let output = Command::new(program())
+        .arg("demo")
+        .args(arguments.split_whitespace())
+        .stdin(Stdio::null())
+        .output()
+        .expect("umem starts");
+    let text = String::from_utf8(output.stdout.clone()).expect("UTF-8");
+    (output, text)
+}
+
+fn json(text: &str) -> Value {
+    assert_eq!(text.lines().count(), 1, "more than one line: {text}");
+    serde_json::from_str(text).expect("JSON")
+}
+
+#[test]
+fn a_damaged_page_makes_the_verdict_bad() {
+    let lab = Lab::new();
+    let mut destination = lab.vm("b", "-m 64M -postcopy -incoming tcp:127.0.0.1:0").start();
+    let mut source = lab.vm("a", "-m 64M").bare(&guest(71)).start();
+    ready(&source);
+    let uri = destination.address();
+    accept(&mut source, &format!("migrate -p {uri}"));
+    complete(&mut source, &mut destination);
+    destination.verify();
+    destination.serial.send(b"d");
+    let verdict = destination.verdict();
+    assert!(verdict.starts_with("verdict bad "), "{verdict}");
+    assert_eq!(field(&verdict, "bad_pages"), Some(1), "{verdict}");
+    assert!(field(&verdict, "first_bad").is_some(), "{verdict}");
+}
+
+#[test]
+fn damage_before_the_move_is_found_after_it() {
+    let lab = Lab::new();
+    let mut destination = lab.vm("b", "-m 64M -postcopy -incoming tcp:127.0.0.1:0").start();
+    let mut source = lab.vm("a", "-m 64M").bare(&guest(72)).start();
+    ready(&source);
+    source.serial.send(b"d");
+    source.serial.wait_beats(20);
+    let uri = destination.address();
+    accept(&mut source, &format!("migrate -p {uri}"));
+    // What is moved is what was there: both ends agree.
+    complete(&mut source, &mut destination);
+    let verdict = destination.verdict();
+    assert!(verdict.starts_with("verdict bad "), "{verdict}");
+}
+
+#[test]
+fn the_demo_reports_one_line_of_json() {
+    let (output, text) = demo("--json --memory 256M --dirty-rate 5000");
+    let report = json(&text);
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    assert_eq!((&report["verified"], &report["mode"]), (&Value::Bool(true), &"postcopy".into()));
+    for name in ["downtime_ms", "total_ms", "heartbeat_gap_ms"] {
+        assert!(report[name].as_f64() > Some(0.0), "{name}: {report:#}");
+    }
+    for name in ["count", "mean", "p50", "p90", "p99", "p999", "max"] {
+        assert!(report["fault_us"][name].is_number(), "fault_us {name}: {report:#}");
+    }
+    for name in ["demand", "prefault", "background", "zero", "total"] {
+        assert!(report["pages"][name].is_u64(), "pages {name}: {report:#}");
+    }
+    assert_eq!(report["pages"]["total"], 256 * 256, "{report:#}");
+    let zero = report["pages"]["zero"].as_u64();
+    assert!(zero > Some(256 * 256 / 5), "about 30 % was never touched: {report:#}");
+    // 70 % of the memory cannot be compressed; the rest must not go as pages.
+    let wire = report["wire_bytes"].as_u64().expect("a number") >> 20;
+    assert!((150..230).contains(&wire), "{wire} MiB on the wire");
+    let windows = report["rate_100ms"].as_array().expect("windows");
+    assert!(windows.len() > 3, "{windows:?}");
+    assert!(report["phases_ms"].as_object().is_some_and(|parts| !parts.is_empty()), "{report:#}");
+}
+
+#[test]
+fn the_demo_without_json_ends_with_the_guests_verdict() {
+    let (output, text) = demo("--memory 96M");
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(!text.contains('\x1b'), "no terminal, no terminal's codes: {text}");
+    for word in ["downtime", "p99", "demand", "verif"] {
+        assert!(text.to_lowercase().contains(word), "no '{word}' in: {text}");
+    }
+}
+
+#[test]
+fn the_demo_fails_when_a_page_is_damaged() {
+    let (output, text) = demo("--inject-damage --json --memory 64M");
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(json(&text)["verified"], false);
+    let (output, text) = demo("--inject-damage --memory 64M");
+    assert_eq!(output.status.code(), Some(1), "{text}");
+}
