@@ -116,6 +116,9 @@ pub(crate) fn analyse(beats: &[Beat], start: Instant, done: Instant) -> Result<V
         "stall_ms": ms(stall(beats, start, done)),
         "stall_before_ms": ms(stall(beats, start - BEFORE, start)),
         "rate_before": rounded(former),
+        // Of the writes that the second after the switch would have had without it.
+        "first_second_percent": rate(beats, last.at, Duration::from_secs(1))
+            .map(|now| rounded(100.0 * now / former)),
         "back_to_90_ms": back(beats, last.at, former).map(ms),
     }))
 }
@@ -150,6 +153,9 @@ mod tests {
         assert_eq!(found["stall_ms"], 110.0);
         assert_eq!(found["stall_before_ms"], 0.0);
         assert_eq!(found["rate_before"], 20_000.0);
+        // 0.6 of the second at a tenth of the rate or less.
+        let percent = found["first_second_percent"].as_f64().unwrap();
+        assert!((40.0..50.0).contains(&percent), "{percent}");
         let back = found["back_to_90_ms"].as_f64().unwrap();
         assert!((590.0..=620.0).contains(&back), "{back}");
     }

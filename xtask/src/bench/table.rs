@@ -25,6 +25,7 @@ const MOVE: Columns = &[
     ("longest gap ms", "longest_gap_ms"),
     ("stall ms", "stall_ms"),
     ("back to 90 % ms", "back_to_90_ms"),
+    ("writes in the first second %", "first_second_percent"),
     ("touch p50 µs", "touch_us_p50"),
     ("touch p99 µs", "touch_us_p99"),
     ("touch max µs", "touch_us_max"),
