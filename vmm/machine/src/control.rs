@@ -112,6 +112,29 @@ pub struct MigrateRequest {
     pub prefault_backward: u64,
 }
 
+/// What holds for every migration away from here until it is changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MigrationParameters {
+    /// Whether the background sends.
+    pub postcopy_background: bool,
+    /// Bytes a second that the background may send; 0 is no limit. Demanded pages are never limited.
+    pub max_postcopy_bandwidth: u64,
+    /// Connections for the background, 1 to [`MigrationParameters::MOST_CHANNELS`].
+    pub multifd_channels: u8,
+}
+
+impl MigrationParameters {
+    /// Most connections for the background.
+    pub const MOST_CHANNELS: u8 = 16;
+}
+
+impl Default for MigrationParameters {
+    fn default() -> Self {
+        Self { postcopy_background: true, max_postcopy_bandwidth: 0, multifd_channels: 1 }
+    }
+}
+
 /// Which end the operator declares to own the guest, when a handover's outcome cannot be learned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
@@ -213,13 +236,13 @@ pub trait VmControl: Send + Sync {
     /// # Errors
     /// When the outcome is not in doubt.
     fn migrate_resolve(&self, owner: Owner) -> Result<(), ControlError>;
-    /// Switches the background on or off, now or for the next migration.
+    /// Parameters of this or the next migration.
+    fn parameters(&self) -> MigrationParameters;
+    /// Changes them. What can change in flight does: the background's switch and its bandwidth.
     ///
     /// # Errors
-    /// When the migration under way has no background to switch (precopy).
-    fn set_background(&self, on: bool) -> Result<(), ControlError>;
-    /// Whether the background is on for this or the next migration.
-    fn background(&self) -> bool;
+    /// Values that make no sense, with those that do.
+    fn set_parameters(&self, parameters: MigrationParameters) -> Result<(), ControlError>;
 
     /// A queue of events from now on. Bounded: a reader that falls far behind misses some.
     fn events(&self) -> crossbeam_channel::Receiver<VmEvent>;

@@ -3,8 +3,8 @@
 use crate::config::VmConfig;
 use crate::console::ConsoleBackend;
 use crate::control::{
-    BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateRequest, Owner, VmControl, VmEvent,
-    VmStatus,
+    BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateRequest, MigrationParameters, Owner,
+    VmControl, VmEvent, VmStatus,
 };
 use crate::driver::{self, Driver};
 use crate::exit::{ExitLatch, ExitReason};
@@ -126,12 +126,12 @@ impl VmControl for VmHandle {
         self.shared.migration.resolve(owner)
     }
 
-    fn set_background(&self, on: bool) -> Result<(), ControlError> {
-        self.shared.migration.set_background(on)
+    fn parameters(&self) -> MigrationParameters {
+        self.shared.migration.parameters()
     }
 
-    fn background(&self) -> bool {
-        self.shared.migration.background()
+    fn set_parameters(&self, parameters: MigrationParameters) -> Result<(), ControlError> {
+        self.shared.migration.set_parameters(parameters)
     }
 
     fn events(&self) -> Receiver<VmEvent> {

@@ -1,14 +1,14 @@
 //! The newest migration of a VM, as monitors reach it: without the driver, so that a busy or waiting
 //! VM does not keep anybody from watching or ending it.
 
-use crate::control::{ControlError, Owner};
+use crate::control::{ControlError, MigrationParameters, Owner};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use umem_link::{DestinationListener, MigrationStatus, Operator, SourceSession};
 
 struct Desk {
     outgoing: Option<Arc<SourceSession>>,
     incoming: Option<Arc<DestinationListener>>,
-    background: bool,
+    parameters: MigrationParameters,
 }
 
 /// Holds the sessions.
@@ -18,7 +18,8 @@ pub(crate) struct MigrationDesk {
 
 impl Default for MigrationDesk {
     fn default() -> Self {
-        Self { desk: Mutex::new(Desk { outgoing: None, incoming: None, background: true }) }
+        let parameters = MigrationParameters::default();
+        Self { desk: Mutex::new(Desk { outgoing: None, incoming: None, parameters }) }
     }
 }
 
@@ -85,26 +86,34 @@ impl MigrationDesk {
         session.resolve(operator).map_err(ControlError)
     }
 
-    /// Switches the background, of this migration and the next.
+    /// Changes the parameters, of this migration where they can change and of the next.
     ///
     /// # Errors
-    /// None; every migration of this version has one.
-    pub(crate) fn set_background(&self, on: bool) -> Result<(), ControlError> {
+    /// Values that make no sense, with those that do.
+    pub(crate) fn set_parameters(&self, parameters: MigrationParameters) -> Result<(), ControlError> {
+        let most = MigrationParameters::MOST_CHANNELS;
+        if !(1..=most).contains(&parameters.multifd_channels) {
+            return Err(ControlError::new(format!(
+                "multifd-channels must be 1 to {most}, not {}",
+                parameters.multifd_channels
+            )));
+        }
         let outgoing = {
             let mut desk = self.desk();
-            desk.background = on;
+            desk.parameters = parameters;
             desk.outgoing.clone()
         };
         if let Some(session) = outgoing {
-            session.set_background(on);
+            session.set_background(parameters.postcopy_background);
+            session.set_bandwidth(parameters.max_postcopy_bandwidth);
         }
         Ok(())
     }
 
-    /// Whether the background is on.
+    /// The parameters.
     #[must_use]
-    pub(crate) fn background(&self) -> bool {
-        self.desk().background
+    pub(crate) fn parameters(&self) -> MigrationParameters {
+        self.desk().parameters
     }
 
     /// Ends all connections at once: the VM ends.

@@ -82,14 +82,16 @@ impl Vm {
         self.life.require_movable()?;
         self.require_all_pages("a migration away from here")?;
         self.require_no_lost_pages()?;
+        let parameters = self.shared.migration.parameters();
         let options = SourceOptions {
             prefault: Prefault {
                 forward: request.prefault_forward,
                 backward: request.prefault_backward,
                 move_background: request.move_background,
             },
-            background: request.background && self.shared.migration.background(),
-            ..SourceOptions::default()
+            background: request.background && parameters.postcopy_background,
+            bulk_lanes: parameters.multifd_channels,
+            bandwidth: parameters.max_postcopy_bandwidth,
         };
         let outgoing = Arc::new(Outgoing {
             driver: self.driver.clone(),
@@ -103,7 +105,7 @@ impl Vm {
         Ok(())
     }
 
-    fn stop_for_migration(&mut self) -> Result<StoppedGuest, ControlError> {
+    pub(crate) fn stop_for_migration(&mut self) -> Result<StoppedGuest, ControlError> {
         let stopped_at = Instant::now();
         self.life.stop_for_migration()?;
         self.publish();
@@ -136,7 +138,7 @@ impl Vm {
     }
 
     /// The guest is ours again after a migration that came to nothing.
-    fn take_back(&mut self) {
+    pub(crate) fn take_back(&mut self) {
         self.frozen = None;
         let pause = self.stopped_at.take().map_or(Duration::ZERO, |at| at.elapsed());
         let runs = self.life.take_back();

@@ -2,7 +2,7 @@
 
 mod rig;
 
-use machine::{ExitReason, FaultPath, RunState, VmConfig, VmControl};
+use machine::{ExitReason, FaultPath, MigrationParameters, RunState, VmConfig, VmControl};
 use rig::{Machine, config, to};
 
 const PATHS: [FaultPath; 2] = [FaultPath::Vcpu, FaultPath::Uffd];
@@ -41,7 +41,7 @@ fn a_guest_that_waits_for_pages_can_be_looked_at_stopped_and_let_go_on() {
         assert!(refused.0.contains("pages are missing"), "{refused}");
         let refused = destination.vm.migrate(to("tcp:127.0.0.1:9")).unwrap_err();
         assert!(refused.0.contains("pages are missing"), "{refused}");
-        source.vm.set_background(true).unwrap();
+        source.vm.set_parameters(MigrationParameters::default()).unwrap();
         destination.until_phase("completed");
         destination.verify();
     }

@@ -2,8 +2,8 @@
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use machine::{
-    BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateRequest, Owner, RunState, VmControl,
-    VmEvent, VmStatus,
+    BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateRequest, MigrationParameters, Owner,
+    RunState, VmControl, VmEvent, VmStatus,
 };
 use std::sync::Mutex;
 use umem_link::MigrationStatus;
@@ -111,12 +111,16 @@ impl VmControl for Recorder {
         self.note(format!("resolve {owner:?}"))
     }
 
-    fn set_background(&self, on: bool) -> Result<(), ControlError> {
-        self.note(format!("background {on}"))
+    fn parameters(&self) -> MigrationParameters {
+        MigrationParameters::default()
     }
 
-    fn background(&self) -> bool {
-        true
+    fn set_parameters(&self, parameters: MigrationParameters) -> Result<(), ControlError> {
+        let MigrationParameters { postcopy_background, max_postcopy_bandwidth, multifd_channels } =
+            parameters;
+        self.note(format!(
+            "parameters {postcopy_background} {max_postcopy_bandwidth} {multifd_channels}"
+        ))
     }
 
     fn events(&self) -> Receiver<VmEvent> {

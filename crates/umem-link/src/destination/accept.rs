@@ -55,6 +55,7 @@ fn hear(shared: &Arc<Shared>, socket: Socket, peer: String) {
     let spawned = std::thread::Builder::new().name("handshake".to_owned()).spawn(move || {
         if let Err(why) = take_in(&theirs, socket, &peer, number) {
             log::info!("connection from {peer}: {why}");
+            theirs.turned_away(&peer, &why);
         }
         theirs.handshakes().leave(number);
     });
@@ -90,6 +91,16 @@ impl Handshakes {
     }
 }
 
+impl Shared {
+    /// Tells, while nobody else is there, why the newest connection came to nothing.
+    fn turned_away(&self, peer: &str, why: &str) {
+        let view = self.view();
+        if view.meter.is_in("listening") {
+            view.meter.phase("listening", Some(&format!("closed a connection from {peer}: {why}")));
+        }
+    }
+}
+
 fn take_in(shared: &Arc<Shared>, socket: Socket, peer: &str, number: u64) -> Result<(), String> {
     let text = |error: io::Error| error.to_string();
     tune(&socket, Purpose::Latency).map_err(text)?;
@@ -101,7 +112,12 @@ fn take_in(shared: &Arc<Shared>, socket: Socket, peer: &str, number: u64) -> Res
     let Preface { role, session, secret, .. } = preface;
     let refuse = |verdict| {
         handshake::answer(&socket, verdict).map_err(text)?;
-        Err(format!("refused: {verdict:?}"))
+        Err(match verdict {
+            Verdict::NotPostcopy => "it brings a guest by postcopy, but this VM was started \
+                                     without -postcopy; start it with -postcopy -incoming"
+                .to_owned(),
+            other => format!("refused: {other:?}"),
+        })
     };
     match role {
         Role::Control | Role::Multiplexed => {

@@ -139,17 +139,18 @@ impl PageSender {
         }
     }
 
-    /// Sends pages that nobody waits for. `go_on` is asked before each chunk and waits while the
-    /// background is off; `false` ends.
+    /// Sends pages that nobody waits for. `go_on` is told before each chunk how much went out since it
+    /// was told last, and waits while no more may; `false` ends.
     pub(crate) fn serve_background(
         &self,
         writer: &mut dyn Write,
         credit: &mut CreditWindow,
-        go_on: &mut dyn FnMut() -> bool,
+        go_on: &mut dyn FnMut(u64) -> bool,
     ) -> Result<(), LaneError> {
-        while go_on() {
+        let mut sent = 0;
+        while go_on(sent) {
             let Some(range) = self.plan.next_background(CHUNK_PAGES) else { return Ok(()) };
-            self.send_chunk(writer, credit, range)?;
+            sent = self.send_chunk(writer, credit, range)?;
         }
         Ok(())
     }
@@ -159,7 +160,7 @@ impl PageSender {
         writer: &mut dyn Write,
         credit: &mut CreditWindow,
         range: PageRange,
-    ) -> Result<(), LaneError> {
+    ) -> Result<u64, LaneError> {
         let readable = self.ram.is_readable(range);
         let mut frame = PagesBuilder::new(range.start.0, Cause::Background, self.page_bytes());
         let mut tally = Tally::default();
@@ -175,12 +176,12 @@ impl PageSender {
         self.departures.count(Cause::Background, range.count, range.count - contents.len() as u64);
         self.departures.merge(tally);
         let head = frame.head();
-        let bytes = head.len() + contents.len() * self.page_bytes();
-        credit.take(bytes as u64)?;
+        let bytes = (head.len() + contents.len() * self.page_bytes()) as u64;
+        credit.take(bytes)?;
         let mut slices = vec![IoSlice::new(&head)];
         slices.extend(contents.iter().map(|content| IoSlice::new(content)));
         write_all_vectored(writer, &mut slices)?;
-        Ok(())
+        Ok(bytes)
     }
 
     /// Sends all that the guest never touched, as runs: it costs no look at memory.

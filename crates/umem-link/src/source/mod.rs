@@ -1,5 +1,6 @@
 //! The source's end of a migration.
 
+mod background;
 mod lanes;
 mod run;
 
@@ -11,10 +12,11 @@ use crate::meter::Meter;
 use crate::status::{End, FaultLatency, MigrationStatus, PageCounts};
 use crate::uri::Endpoint;
 use crate::wake::Wake;
+use background::Background;
 use crossbeam_channel::Sender;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use umem_migrate::{Operator, Prefault, SendPlan, SourceEvent, SourceState};
 
@@ -30,40 +32,14 @@ pub struct SourceOptions {
     pub background: bool,
     /// Connections for the background, at least 1.
     pub bulk_lanes: u8,
+    /// Bytes a second that the background may send over all of them; 0 is no limit. Demanded pages
+    /// and their neighbours are never limited.
+    pub bandwidth: u64,
 }
 
 impl Default for SourceOptions {
     fn default() -> Self {
-        Self { prefault: Prefault::default(), background: true, bulk_lanes: 1 }
-    }
-}
-
-/// Whether the background may send; its threads wait here.
-struct Background {
-    state: Mutex<(bool, bool)>,
-    changed: Condvar,
-}
-
-impl Background {
-    fn new(on: bool) -> Self {
-        Self { state: Mutex::new((on, false)), changed: Condvar::new() }
-    }
-
-    fn change(&self, change: impl FnOnce(&mut (bool, bool))) {
-        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
-        self.changed.notify_all();
-    }
-
-    /// Waits while it is off; `false` when all is over.
-    fn pass(&self) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            match *state {
-                (_, true) => return false,
-                (true, _) => return true,
-                _ => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-            }
-        }
+        Self { prefault: Prefault::default(), background: true, bulk_lanes: 1, bandwidth: 0 }
     }
 }
 
@@ -141,7 +117,7 @@ impl SourceSession {
             lanes: Lanes::default(),
             plan: Arc::new(SendPlan::new(layout, options.prefault)),
             departures: Arc::default(),
-            background: Background::new(options.background),
+            background: Background::new(options.background, options.bandwidth),
             wake: Wake::new()?,
             ending: Wake::new()?,
             cancelled: AtomicBool::new(false),
@@ -202,7 +178,7 @@ impl SourceSession {
             rate: reading.rate,
             verified,
             digest: verified.then(|| format!("{:032x}", tally.digest)),
-            background: shared.background.state.lock().unwrap_or_else(PoisonError::into_inner).0,
+            background: shared.background.is_on(),
             error: reading.error,
         }
     }
@@ -253,14 +229,19 @@ impl SourceSession {
 
     /// Switches the background.
     pub fn set_background(&self, on: bool) {
-        self.shared.background.change(|state| state.0 = on);
+        self.shared.background.switch(on);
+    }
+
+    /// Limits the background to so many bytes a second from now on; 0 is no limit.
+    pub fn set_bandwidth(&self, bytes_a_second: u64) {
+        self.shared.background.limit(bytes_a_second);
     }
 
     /// Ends all connections, at once, without a word: the process is ending.
     pub fn abandon(&self) {
         self.shared.wake.set();
         self.shared.ending.set();
-        self.shared.background.change(|state| state.1 = true);
+        self.shared.background.end();
         self.shared.lanes.close();
         let _ = self.events.send(Event::Abandoned);
     }

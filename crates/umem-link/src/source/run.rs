@@ -85,7 +85,7 @@ fn whole(shared: &Shared, connection: Channel) -> Result<First, String> {
 }
 
 fn finish(shared: &Shared, state: SourceState, error: Option<&str>, inbox: &Receiver<Event>) {
-    shared.background.change(|background| background.1 = true);
+    shared.background.end();
     shared.meter.end();
     publish(shared, state, error);
     while let Ok(event) = inbox.try_recv() {
@@ -298,7 +298,7 @@ impl Runner<'_> {
 
     /// Ends all threads that read guest memory, and gives it back.
     fn end_lanes(&mut self) {
-        self.shared.background.change(|state| state.1 = true);
+        self.shared.background.end();
         self.shared.lanes.close_and_join();
         self.bulk.clear();
         self.pages = None;
@@ -431,8 +431,9 @@ fn background(
 ) -> Result<(), LaneError> {
     give_way();
     let mut credit = CreditWindow::new(lane.reader, window);
-    if first && shared.background.pass() {
+    if first && shared.background.pass(0) {
         sender.send_holes(&mut *lane.writer, &mut credit)?;
     }
-    sender.serve_background(&mut *lane.writer, &mut credit, &mut || shared.background.pass())
+    sender
+        .serve_background(&mut *lane.writer, &mut credit, &mut |sent| shared.background.pass(sent))
 }

@@ -101,7 +101,7 @@ fn neighbours_of_demanded_pages_come_along() {
     for (forward, backward) in [(7, 0), (0, 7), (3, 4), (u64::MAX, 0)] {
         let world = World::new(tcp(), PAGES, 1);
         let prefault = Prefault { forward, backward, move_background: true };
-        let options = SourceOptions { prefault, background: false, bulk_lanes: 1 };
+        let options = SourceOptions { prefault, background: false, ..SourceOptions::default() };
         let source = world.source(options);
         world.assert_whole(&source);
         let pages = world.listener.status().pages;

@@ -46,6 +46,14 @@ pub(crate) static TABLE: &[Command] = &[
         run: migrate::info,
     },
     Command {
+        text: Some("info migrate_parameters"),
+        aliases: &[],
+        json: Some("query-migrate-parameters"),
+        args: &[],
+        help: "show what migrate_set_parameter has set",
+        run: migrate::parameters,
+    },
+    Command {
         text: Some("info cpus"),
         aliases: &[],
         json: Some("query-cpus-fast"),
@@ -174,11 +182,29 @@ pub(crate) static TABLE: &[Command] = &[
         aliases: &[],
         json: Some("x-umem-migrate-set-parameter"),
         args: &[
-            needs("parameter", Choice(&["postcopy-background"])),
-            needs("value", Choice(&["on", "off"])),
+            needs(
+                "parameter",
+                Choice(&["postcopy-background", "max-postcopy-bandwidth", "multifd-channels"]),
+            ),
+            needs("value", Word),
         ],
-        help: "switch the background of this or the next postcopy",
+        help: "change this migration, where it can, and the next\n\
+               postcopy-background on|off: whether pages are sent that nobody asked for;\n\
+               max-postcopy-bandwidth: bytes a second of these (K, M, G), 0 is no limit;\n\
+               multifd-channels: connections for them, from the next migration on",
         run: migrate::set_parameter,
+    },
+    Command {
+        text: None,
+        aliases: &[],
+        json: Some("migrate-set-parameters"),
+        args: &[
+            may("max-postcopy-bandwidth", Number),
+            may("multifd-channels", Number),
+            may("x-umem-postcopy-background", Choice(&["on", "off"])),
+        ],
+        help: "change this migration, where it can, and the next",
+        run: migrate::set_parameters,
     },
     Command {
         text: None,

@@ -28,6 +28,8 @@ fn each_command_reaches_the_vm() {
         "migrate_cancel",
         "migrate_resolve destination",
         "migrate_set_parameter postcopy-background off",
+        "migrate_set_parameter max-postcopy-bandwidth 30M",
+        "migrate_set_parameter multifd-channels 4",
     ];
     let expected = [
         "stop",
@@ -38,7 +40,9 @@ fn each_command_reaches_the_vm() {
         "incoming unix:/a",
         "cancel",
         "resolve Destination",
-        "background false",
+        "parameters false 0 1",
+        "parameters true 31457280 1",
+        "parameters true 0 4",
     ];
     assert_eq!(calls(&lines), expected);
 }
@@ -64,6 +68,10 @@ fn migrate_takes_the_forms_of_the_manual() {
 fn wrong_input_is_refused_with_the_reason() {
     let cases = [
         ("migrate tcp:h:1", "precopy is not there yet"),
+        ("migrate_set_parameter postcopy-background 1", "'1' is not on or off"),
+        ("migrate_set_parameter max-postcopy-bandwidth -5", "not a whole number"),
+        ("migrate_set_parameter max-postcopy-bandwidth 99999999999999G", "can be counted"),
+        ("migrate_set_parameter multifd-channels 999", "1 to 16, not 999"),
         ("migrate -n tcp:h:1", "-n (no-background)"),
         ("migrate -m tcp:h:1", "-m (move-background)"),
         ("migrate tcp:h:1 4", "go only with -p"),

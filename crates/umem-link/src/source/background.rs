@@ -1,0 +1,121 @@
+//! When the background may send: switched on and off, held to a bandwidth.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Time that unused bandwidth is kept for: longer pauses are not made up for by a burst.
+const BURST: Duration = Duration::from_millis(10);
+
+struct State {
+    on: bool,
+    over: bool,
+    /// Bytes a second of all lanes together; 0 is no limit.
+    bandwidth: u64,
+    /// When what was sent so far is paid for.
+    paid_until: Instant,
+}
+
+/// Shared by all background threads of a source; they wait here.
+pub(super) struct Background {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Background {
+    pub(super) fn new(on: bool, bandwidth: u64) -> Self {
+        let state = State { on, over: false, bandwidth, paid_until: Instant::now() };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+
+    /// Whether it is on.
+    pub(super) fn is_on(&self) -> bool {
+        self.lock().on
+    }
+
+    /// Switches it.
+    pub(super) fn switch(&self, on: bool) {
+        self.change(|state| state.on = on);
+    }
+
+    /// Limits it, from now on.
+    pub(super) fn limit(&self, bandwidth: u64) {
+        self.change(|state| {
+            state.bandwidth = bandwidth;
+            state.paid_until = Instant::now();
+        });
+    }
+
+    /// Ends it for good.
+    pub(super) fn end(&self) {
+        self.change(|state| state.over = true);
+    }
+
+    /// Counts what a thread has sent, then waits until it may send on; `false` when all is over.
+    pub(super) fn pass(&self, sent: u64) -> bool {
+        let mut state = self.lock();
+        if state.bandwidth > 0 {
+            let cost = Duration::from_secs_f64(sent as f64 / state.bandwidth as f64);
+            let earliest = Instant::now().checked_sub(BURST);
+            state.paid_until =
+                earliest.map_or(state.paid_until, |at| at.max(state.paid_until)) + cost;
+        }
+        loop {
+            let now = Instant::now();
+            if state.over {
+                return false;
+            }
+            if !state.on {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            } else if state.bandwidth > 0 && state.paid_until > now {
+                let wait = state.paid_until - now;
+                let waited = self.changed.wait_timeout(state, wait);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            } else {
+                return true;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limited_background_takes_at_least_its_time() {
+        let background = Background::new(true, 1_000_000);
+        let started = Instant::now();
+        for _ in 0..20 {
+            assert!(background.pass(10_000));
+        }
+        // 200,000 bytes at a million a second, less what unused time may make up for.
+        assert!(started.elapsed() >= Duration::from_millis(200) - 2 * BURST);
+    }
+
+    #[test]
+    fn whoever_waits_for_bandwidth_or_for_the_switch_is_let_go() {
+        for background in [Background::new(true, 1), Background::new(false, 0)] {
+            std::thread::scope(|scope| {
+                let waiter = scope.spawn(|| background.pass(1_000_000));
+                background.limit(0);
+                background.switch(true);
+                assert!(waiter.join().unwrap());
+                let waiter = scope.spawn(|| {
+                    background.switch(false);
+                    background.pass(1)
+                });
+                background.end();
+                assert!(!waiter.join().unwrap());
+            });
+        }
+    }
+}
