@@ -6,8 +6,10 @@ use crate::program::{linux, program, test_guest};
 use crate::serial::Serial;
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead as _, BufReader};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -19,21 +21,28 @@ pub struct Builder {
     folder: PathBuf,
     log: Log,
     name: String,
-    command: Command,
+    arguments: Vec<OsString>,
+    descriptor_0: Stdio,
+    ordinary_user: bool,
 }
 
 impl Builder {
     pub(crate) fn new(folder: &Path, log: Log, name: &str, options: &str) -> Self {
-        let mut command = Command::new(program());
-        command.arg("vm").args(["-name", name]).args(options.split_whitespace());
-        command.stdin(Stdio::null());
-        Self { folder: folder.to_owned(), log, name: name.to_owned(), command }
+        let words = ["vm", "-name", name].into_iter().chain(options.split_whitespace());
+        Self {
+            folder: folder.to_owned(),
+            log,
+            name: name.to_owned(),
+            arguments: words.map(OsString::from).collect(),
+            descriptor_0: Stdio::null(),
+            ordinary_user: false,
+        }
     }
 
     /// One more option, of one word or more, as they are.
     #[must_use]
-    pub fn option<S: AsRef<std::ffi::OsStr>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
-        self.command.args(words);
+    pub fn option<S: AsRef<OsStr>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        self.arguments.extend(words.into_iter().map(|word| word.as_ref().to_owned()));
         self
     }
 
@@ -56,15 +65,35 @@ impl Builder {
     /// What the process has as descriptor 0.
     #[must_use]
     pub fn descriptor_0(mut self, socket: UnixStream) -> Self {
-        self.command.stdin(Stdio::from(OwnedFd::from(socket)));
+        self.descriptor_0 = Stdio::from(OwnedFd::from(socket));
         self
     }
 
-    /// Runs as this user, who has no privileges.
+    /// Runs as a user without privileges, also when the test does not.
     #[must_use]
-    pub fn user(mut self, user: u32) -> Self {
-        self.command.uid(user).gid(user);
+    pub fn ordinary_user(mut self) -> Self {
+        self.ordinary_user = true;
         self
+    }
+
+    /// The process, still to be given its sockets.
+    fn command(&mut self) -> Command {
+        let root = rustix::process::geteuid().is_root();
+        if !(self.ordinary_user && root) {
+            let mut command = Command::new(program());
+            command.args(&self.arguments);
+            return command;
+        }
+        // What only this user may reach is copied to where others may.
+        for argument in &mut self.arguments {
+            let path = Path::new(argument);
+            if path.is_absolute() && path.is_file() && !path.starts_with(&self.folder) {
+                *argument = open_copy(path, &self.folder).into();
+            }
+        }
+        let mut command = Command::new(open_copy(program(), &self.folder));
+        command.args(&self.arguments).current_dir(&self.folder).uid(NOBODY).gid(NOBODY);
+        command
     }
 
     /// Starts it with serial port and both monitors.
@@ -73,17 +102,18 @@ impl Builder {
     /// When it does not come up.
     #[must_use]
     pub fn start(mut self) -> Vm {
+        let mut command = self.command();
         let place = |kind: &str| self.folder.join(format!("{}.{kind}", self.name));
         let (serial, text, qmp) = (place("serial"), place("monitor"), place("qmp"));
         for (option, path) in [("-serial", &serial), ("-monitor", &text), ("-qmp", &qmp)] {
             // The name of a VM that has ended may be used again.
             let _ = std::fs::remove_file(path);
-            self.command.arg(option).arg(format!("unix:{},server", path.display()));
+            command.arg(option).arg(format!("unix:{},server", path.display()));
         }
-        self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = self.command.spawn().expect("umem starts");
+        command.stdin(self.descriptor_0).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().expect("umem starts");
         // Closes this process's copies of descriptors that the child was given.
-        drop(self.command);
+        drop(command);
         let (name, log) = (self.name, self.log);
         let mut vm = Half { child: Some(child), name, log, words: Arc::default() };
         vm.listen();
@@ -94,6 +124,20 @@ impl Builder {
         let (name, log, words) = (vm.name.clone(), vm.log.clone(), vm.words.clone());
         Vm { name, child, serial, text, qmp, log, words }
     }
+}
+
+/// A user without privileges on every system.
+const NOBODY: u32 = 65534;
+
+/// A copy in `folder` that everybody may read and run; made once.
+fn open_copy(path: &Path, folder: &Path) -> PathBuf {
+    let copy = folder.join(path.file_name().expect("a file's name"));
+    if !copy.exists() {
+        std::fs::copy(path, &copy).expect("room for a copy");
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&copy, open).expect("the copy is ours");
+    }
+    copy
 }
 
 /// A process whose sockets are not all there yet; ends with this.
@@ -227,7 +271,7 @@ impl Vm {
     pub fn verify(&self) {
         let line = self.verdict();
         assert!(line.starts_with("verdict ok "), "{}: {line}", self.name);
-        assert_ne!(self::field(&line, "checked_pages"), Some(0), "{line}");
+        assert_ne!(field(&line, "checked_pages"), Some(0), "{line}");
     }
 
     /// Ends the process like a crash does.
@@ -253,6 +297,14 @@ impl Vm {
         until(format!("the end of {name}"), || self.child.try_wait().expect("our child"))
     }
 
+    /// The user that the process runs as.
+    #[must_use]
+    pub fn user(&self) -> Option<u32> {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    }
+
     /// Whether the process is still there.
     pub fn is_alive(&mut self) -> bool {
         self.child.try_wait().expect("our child").is_none()
@@ -264,7 +316,7 @@ impl Vm {
         self.words.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Peak and present size in memory, as `/proc` says, KiB.
+    /// Size in memory, as `/proc` says, KiB.
     #[must_use]
     pub fn resident_kib(&self) -> u64 {
         let path = format!("/proc/{}/status", self.child.id());
