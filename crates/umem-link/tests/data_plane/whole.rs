@@ -134,6 +134,27 @@ fn the_background_is_switched_in_flight() {
 }
 
 #[test]
+fn the_background_uses_several_connections() {
+    let world = World::new(tcp(), PAGES, 4);
+    let options = SourceOptions { bulk_lanes: 4, ..SourceOptions::default() };
+    let source = world.source(options);
+    world.assert_whole(&source);
+}
+
+#[test]
+fn a_limited_background_crawls_until_the_limit_is_lifted() {
+    let world = World::with(tcp(), PAGES, 1, DestinationOptions::default(), |vm| {
+        vm.touch_below = 10;
+    });
+    // A byte a second: the first chunk goes, the next would take days.
+    let source = world.source(SourceOptions { bandwidth: 1, ..SourceOptions::default() });
+    wait_for("the touched pages", || world.vm.touched.load(Ordering::SeqCst) == 10);
+    assert!(world.listener.status().pages.remaining > 0);
+    source.session.set_bandwidth(0);
+    world.assert_whole(&source);
+}
+
+#[test]
 fn no_byte_of_memory_goes_before_the_handover() {
     let world = World::new(tcp(), PAGES, 4);
     let proxy = Proxy::start(world.port(), Rules { hold_handover: true, ..Rules::default() });
