@@ -295,6 +295,12 @@ impl Hardware {
         self.stopped_clock.get_or_insert_with(|| self.clock.save());
     }
 
+    /// The clock's value while it stands still.
+    #[cfg(test)]
+    pub(crate) fn stopped_ticks(&self) -> Option<u64> {
+        self.stopped_clock.map(|clock| clock.ticks)
+    }
+
     /// Clock and devices go on; the clock first goes on by `pause`.
     pub(crate) fn start(&mut self, pause: Duration) -> Result<(), accel::ClockError> {
         if let Some(saved) = self.stopped_clock {

@@ -103,7 +103,10 @@ impl Vm {
         }
     }
 
-    fn prepare_arrival(&mut self, machine: &MachineDescription) -> Result<Arc<FaultPlane>, String> {
+    pub(crate) fn prepare_arrival(
+        &mut self,
+        machine: &MachineDescription,
+    ) -> Result<Arc<FaultPlane>, String> {
         self.require_incoming()?;
         if let Some(difference) = self.description().difference(machine) {
             return Err(difference);
@@ -117,7 +120,7 @@ impl Vm {
 
     /// The guest is ours and goes on, if it ran. On an error the source goes on with it, so nothing of
     /// it may have begun to run here.
-    fn arrive(&mut self, pause: Duration, asked: Instant) -> Result<(), String> {
+    pub(crate) fn arrive(&mut self, pause: Duration, asked: Instant) -> Result<(), String> {
         self.require_incoming()?;
         self.hardware.lock_disks().map_err(|error| chain(&error))?;
         if self.arriving_runs
@@ -136,13 +139,17 @@ impl Vm {
     }
 
     /// All pages are here.
-    fn arrival_complete(&mut self) {
-        let unreadable = self.hardware.pages.plane().map(|plane| plane.table().counts().poisoned);
-        if let Some(pages) = unreadable.filter(|&pages| pages > 0) {
-            // The plane keeps them from being touched, which would end this process.
-            log::warn!("{pages} pages could not be read at the source; the guest must do without");
-        } else {
-            self.hardware.pages.disarm();
+    pub(crate) fn arrival_complete(&mut self) {
+        if let Some(plane) = self.hardware.pages.plane() {
+            // On this thread: a reset empties the memory, and must not find it watched still.
+            if let Err(error) = plane.release() {
+                log::warn!("all pages are here, but page service stays: {}", chain(&error));
+            }
+            match plane.table().counts().poisoned {
+                0 => self.hardware.pages.disarm(),
+                // The plane keeps them from being touched, which would end this process.
+                lost => log::warn!("{lost} pages could not be read at the source and are lost"),
+            }
         }
         // A reset that had to wait for the pages.
         if let Some(request) = self.asked.get() {
@@ -151,7 +158,7 @@ impl Vm {
     }
 
     /// The guest stays at the source: this VM can take another, and needs no memory until then.
-    fn abandon_arrival(&mut self) {
+    pub(crate) fn abandon_arrival(&mut self) {
         if self.require_incoming().is_err() {
             return;
         }
