@@ -7,6 +7,7 @@ mod command;
 mod editor;
 mod json;
 mod lines;
+mod manual;
 mod outlet;
 mod report;
 mod serve;
@@ -17,6 +18,7 @@ mod text;
 #[cfg(test)]
 mod double;
 
+pub use manual::manual;
 pub use serve::{Server, bind_unix, serve};
 pub use spec::{Kind, MonitorSpec, Place, SpecError};
 pub use terminal::TerminalMonitor;
