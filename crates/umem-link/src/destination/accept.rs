@@ -3,7 +3,7 @@
 
 use super::{Active, Event, Hub, REMEMBERED, Shared, run};
 use crate::channel::{self, Channel, MuxChannels};
-use crate::handshake::{self, HANDSHAKE_WITHIN};
+use crate::handshake::{self, HANDSHAKE_WITHIN, HandshakeError};
 use crate::lane::{FrameReader, LaneError};
 use crate::socket::{Listener, Purpose, SILENCE, tune};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -108,7 +108,14 @@ fn take_in(shared: &Arc<Shared>, socket: Socket, peer: &str, number: u64) -> Res
     let heard = handshake::hear(&socket, &shared.wake);
     // Whoever has spoken is not ended for another.
     shared.handshakes().leave(number);
-    let preface = heard.map_err(|error| error.to_string())?;
+    let preface = heard.map_err(|error| match error {
+        HandshakeError::Closed => "it ended before it said what it is for".to_owned(),
+        HandshakeError::Late => {
+            format!("it did not say within {} s what it is for", HANDSHAKE_WITHIN.as_secs())
+        }
+        HandshakeError::Io(error) => error.to_string(),
+        other => other.to_string(),
+    })?;
     let Preface { role, session, secret, .. } = preface;
     let refuse = |verdict| {
         handshake::answer(&socket, verdict).map_err(text)?;
