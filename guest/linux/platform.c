@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/reboot.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -80,6 +81,7 @@ void clock_sleep_until(uint64_t tick)
 void power_off(void)
 {
     sync();
+    tcdrain(STDOUT_FILENO); /* power-off waits for no terminal: the last words would be lost */
     reboot(RB_POWER_OFF);
     exit(0); /* not root: ending is all that is left */
 }
