@@ -127,7 +127,7 @@ fn workload_moves(seed: u32, fault: &str) {
     complete(&mut destination, &mut third);
     third.verify();
     third.serial.send(b"q");
-    third.serial.wait_line(0, "bye");
+    assert_eq!(third.wait_end().code(), Some(0), "{}", third.words());
 }
 
 #[test]

@@ -130,6 +130,21 @@ fn the_destination_has_too_little_memory_free() {
 }
 
 #[test]
+fn a_stranger_is_told_of_in_the_monitor() {
+    let lab = Lab::new();
+    let mut destination = lab.vm("b", LISTEN).start();
+    let address = destination.address();
+    let mut stream = TcpStream::connect(address.trim_start_matches("tcp:")).expect("it listens");
+    stream.write_all(&b"GET / HTTP/1.1\r\n\r\n".repeat(4)).expect("it listens");
+    error(
+        &mut destination,
+        &["closed a connection from tcp:127.0.0.1:", "first bytes are [47, 45, 54, 20, "],
+    );
+    assert_eq!(destination.phase(), "listening");
+    assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "a stranger gets no answer");
+}
+
+#[test]
 fn strangers_and_scans_use_nothing_up() {
     let lab = Lab::new();
     let mut source = source(&lab, 37);
@@ -163,7 +178,7 @@ fn strangers_and_scans_use_nothing_up() {
         let _ = stream.write_all(bytes);
         held.push(stream);
     }
-    error(&mut destination, &["closed a connection from 127.0.0.1:", "first bytes are"]);
+    error(&mut destination, &["closed a connection from tcp:127.0.0.1:"]);
     assert_eq!(destination.phase(), "listening");
     // Silent ones stay.
     held.extend((0..40).map(|_| connect()));
