@@ -67,25 +67,29 @@ pub(crate) struct Options {
     /// Send only what is asked for, until the guest has checked all its memory
     #[arg(long)]
     pub(super) no_background: bool,
-    /// Pages to send beyond and before each page asked for
-    #[arg(long, value_name = "F,B", default_value = "0,0", value_parser = prefault)]
-    prefault: (u64, u64),
+    /// The background goes on behind the page last asked for
+    #[arg(long, conflicts_with = "no_background")]
+    move_background: bool,
+    /// Pages to send beyond each page asked for
+    #[arg(long, value_name = "PAGES", default_value_t = 0)]
+    forward: u64,
+    /// Pages to send before each page asked for
+    #[arg(long, value_name = "PAGES", default_value_t = 0)]
+    backward: u64,
+    /// Connections for the background
+    #[arg(long, value_name = "NUMBER", default_value_t = 1,
+          value_parser = clap::value_parser!(u8).range(1..=16))]
+    connections: u8,
+    /// The destination's -postcopy-flags
+    #[arg(long, value_name = "FLAGS", default_value_t = 0,
+          value_parser = clap::value_parser!(u8).range(0..=1))]
+    postcopy_flags: u8,
     /// Seconds after which the demo gives up
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub(super) timeout: u64,
     /// Damage a page before the check, to see that it is found; the demo then fails
     #[arg(long)]
     pub(super) inject_damage: bool,
-}
-
-fn prefault(text: &str) -> Result<(u64, u64), String> {
-    let numbers = text.split_once(',').map(|(forward, backward)| {
-        (forward.trim().parse::<u64>().ok(), backward.trim().parse::<u64>().ok())
-    });
-    match numbers {
-        Some((Some(forward), Some(backward))) => Ok((forward, backward)),
-        _ => Err("two whole numbers with a comma between them, as 32,0".to_owned()),
-    }
 }
 
 impl Options {
@@ -136,20 +140,27 @@ impl Options {
     pub(super) fn destination_options(&self) -> Vec<OsString> {
         let mut options = self.machine_options();
         let path = self.fault_path.word();
-        options
-            .extend(["-incoming", "defer", "-postcopy", "-postcopy-fault", path].map(Into::into));
+        let flags = self.postcopy_flags.to_string();
+        let incoming = ["-incoming", "defer", "-postcopy", "-postcopy-fault", path];
+        options.extend(incoming.map(Into::into));
+        options.extend(["-postcopy-flags".into(), flags.into()]);
         options
     }
 
     /// Arguments of the `migrate` command.
     pub(super) fn migrate_arguments(&self, uri: &str) -> Value {
-        let (forward, backward) = self.prefault;
         json!({
             "uri": uri,
             "postcopy": true,
             "no-background": self.no_background,
-            "forward": forward,
-            "backward": backward,
+            "move-background": self.move_background,
+            "forward": self.forward,
+            "backward": self.backward,
         })
+    }
+
+    /// Arguments of the `migrate-set-parameters` command before it.
+    pub(super) fn parameters(&self) -> Value {
+        json!({ "multifd-channels": self.connections })
     }
 }

@@ -81,6 +81,7 @@ impl<'o> Scenario<'o> {
         self.until_said("run", |line| *line == GuestLine::Mark)?;
         let uri = self.listen()?;
         let start = Instant::now();
+        self.source.qmp.run("migrate-set-parameters", &self.options.parameters())?;
         self.source.qmp.run("migrate", &self.options.migrate_arguments(&uri))?;
         // Without background, it is the check that asks for most of the memory.
         let awaited = if self.options.no_background { "postcopy-active" } else { "completed" };
