@@ -1,9 +1,11 @@
 //! What other threads may do to a vCPU while it runs.
 
+use crate::WriteGrants;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use umem_memory::PageBitmap;
 
 /// Interrupt lines into a RISC-V hart. The discriminant is the bit in `sip`
 /// (RISC-V privileged specification, "Supervisor Interrupt Registers").
@@ -24,6 +26,7 @@ struct Shared {
     attention: AtomicBool,
     sleep: Mutex<()>,
     wake: Condvar,
+    grants: WriteGrants<PageBitmap>,
 }
 
 /// Raises interrupt lines of one vCPU, kicks it, and puts its thread to sleep until either.
@@ -103,6 +106,44 @@ impl VcpuHandle {
         }
     }
 
+    /// The vCPU's write permissions: for its accelerator, which asks at every attention and when it
+    /// begins to run.
+    #[inline]
+    #[must_use]
+    pub fn write_grants(&self) -> &WriteGrants<PageBitmap> {
+        &self.shared.grants
+    }
+
+    /// Has the vCPU drop the write permissions that it has cached; the number to wait for. One that
+    /// sleeps sleeps on.
+    #[must_use]
+    pub fn revoke_writes(&self) -> u64 {
+        let (number, inside) = self.shared.grants.revoke();
+        if inside {
+            self.shared.attention.store(true, Ordering::SeqCst);
+        }
+        number
+    }
+
+    /// Waits until the vCPU has acknowledged a revocation or stands still; whether it did in time.
+    #[must_use]
+    pub fn await_revoked(&self, number: u64, deadline: Instant) -> bool {
+        /// It looks around every few µs while it runs: not worth a sleep.
+        const YIELDS: u32 = 64;
+        let mut yields = 0;
+        while !self.shared.grants.is_acknowledged(number) {
+            if yields < YIELDS {
+                yields += 1;
+                std::thread::yield_now();
+            } else if Instant::now() >= deadline {
+                return false;
+            } else {
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        }
+        true
+    }
+
     fn attend(&self) {
         self.shared.attention.store(true, Ordering::SeqCst);
         // The lock orders the store before a sleeper's check or after its wait has begun.
@@ -114,7 +155,6 @@ impl VcpuHandle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_line_raised_before_sleep_is_not_lost() {

@@ -6,10 +6,13 @@
 
 mod clock;
 mod exit;
+mod grants;
 mod handle;
+mod sync;
 
 pub use clock::{ClockError, GuestClock, SavedClock, TICKS_PER_SECOND};
 pub use exit::{AccessSize, VmEntry, VmExit};
+pub use grants::WriteGrants;
 pub use handle::{InterruptKind, VcpuHandle};
 
 use umem_memory::PageIndex;
