@@ -98,12 +98,7 @@ fn files_and_disks_stay_as_they_are_with_faults_found_by_the_vcpu() {
 }
 
 #[test]
-fn files_and_disks_stay_as_they_are_with_faults_found_by_the_kernel() {
-    files_stay("uffd", |vm| vm);
-}
-
-#[test]
-fn files_and_disks_stay_as_they_are_for_an_ordinary_user() {
+fn files_and_disks_stay_as_they_are_for_an_ordinary_user_with_faults_found_by_the_kernel() {
     files_stay("uffd", Builder::ordinary_user);
 }
 
