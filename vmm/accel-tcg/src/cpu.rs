@@ -94,6 +94,8 @@ pub(crate) struct Cpu {
     /// Pages whose decoded code is stale.
     pub(crate) written_code: Vec<usize>,
     pub(crate) handle: VcpuHandle,
+    /// The last revocation of write permissions that was acknowledged.
+    pub(crate) revocation: u64,
     pub(crate) clock: Arc<GuestClock>,
     pub(crate) id: u32,
 }
@@ -125,6 +127,7 @@ impl Cpu {
             code_epoch: 1,
             written_code: Vec::new(),
             handle,
+            revocation: 0,
             clock,
             id,
         }
@@ -175,6 +178,33 @@ impl Cpu {
     pub(crate) fn flush_translations(&mut self) {
         self.mmu.tlb.flush();
         self.forget_jumps();
+    }
+
+    /// Begins to run, from here on with no write permission that has been revoked.
+    pub(crate) fn enter(&mut self) {
+        if self.handle.write_grants().enter(self.revocation) {
+            self.drop_write_permissions();
+        }
+    }
+
+    /// Ends to run.
+    pub(crate) fn leave(&self) {
+        self.handle.write_grants().leave(self.revocation);
+    }
+
+    /// Looks whether write permissions were revoked.
+    pub(crate) fn check_write_permissions(&mut self) {
+        if self.handle.write_grants().is_revoked(self.revocation) {
+            self.drop_write_permissions();
+        }
+    }
+
+    #[cold]
+    fn drop_write_permissions(&mut self) {
+        let (revocation, log) = self.handle.write_grants().revoked();
+        self.mmu.log_writes(log);
+        self.revocation = revocation;
+        self.handle.write_grants().acknowledge(revocation);
     }
 
     /// Decoded code must be compared with memory before it runs again.

@@ -81,8 +81,11 @@ impl Hart {
     fn poll(&mut self) -> Option<VmExit> {
         let cpu = &mut self.cpu;
         cpu.poll_at = cpu.retired + POLL_INTERVAL;
-        if cpu.handle.take_attention() && cpu.handle.take_kick() {
-            return Some(VmExit::Kicked);
+        if cpu.handle.take_attention() {
+            cpu.check_write_permissions();
+            if cpu.handle.take_kick() {
+                return Some(VmExit::Kicked);
+            }
         }
         cpu.check_timer();
         cpu.take_interrupt();
@@ -205,8 +208,11 @@ impl Hart {
 
 impl Vcpu for Hart {
     fn run(&mut self, entry: VmEntry) -> VmExit {
+        self.cpu.enter();
         self.enter(entry);
-        self.run_on()
+        let exit = self.run_on();
+        self.cpu.leave();
+        exit
     }
 
     fn set_timer(&mut self, ticks: u64) {

@@ -10,6 +10,7 @@
 //!      mmu/        page tables and what is cached of them
 //!        memory_access.rs   RAM
 //! ```
+//! dirty.rs asks harts, through their handles, which pages they store to.
 //!
 //! There are supervisor and user mode only: the machine answers what a supervisor asks of its
 //! execution environment (SBI). All traps go to the supervisor.
@@ -18,6 +19,7 @@ mod blocks;
 mod cpu;
 mod csr;
 mod decode;
+mod dirty;
 mod execute;
 mod fpu;
 mod hart;
@@ -28,6 +30,7 @@ mod saved;
 mod tests;
 mod trap;
 
+pub use dirty::HartWrites;
 pub use hart::{Hart, HartConfig};
 
 /// The instruction set, as in the device tree's `riscv,isa`.

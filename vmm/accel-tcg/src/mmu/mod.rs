@@ -10,6 +10,7 @@ use crate::memory_access::{OFFSET_MASK, PAGE_BYTES, Ram, RamPage};
 use accel::PagePresence;
 use std::sync::Arc;
 use tlb::{DataPage, Tlb};
+use umem_memory::PageBitmap;
 use walk::Tables;
 
 /// Where an access goes.
@@ -32,13 +33,15 @@ pub(crate) struct Mmu {
     rules: Rules,
     /// For each page of RAM whether blocks of code have been decoded from it.
     code: Vec<bool>,
+    /// Where stores are logged, while they are.
+    log: Option<Arc<PageBitmap>>,
 }
 
 impl Mmu {
     pub(crate) fn new(ram: Ram, presence: Option<Arc<dyn PagePresence>>) -> Self {
         let code = vec![false; ram.pages()];
         let rules = Rules { user: false, sum: false, mxr: false };
-        Self { tlb: Tlb::new(), ram, presence, satp: 0, rules, code }
+        Self { tlb: Tlb::new(), ram, presence, satp: 0, rules, code, log: None }
     }
 
     /// Puts `satp` in force; whether it has changed.
@@ -65,7 +68,14 @@ impl Mmu {
     }
 
     fn tables(&self) -> Tables<'_> {
-        Tables { ram: &self.ram, presence: self.presence.as_deref() }
+        Tables { ram: &self.ram, presence: self.presence.as_deref(), log: self.log.as_deref() }
+    }
+
+    /// Drops all permissions to write. From now on a page's bit is set in the log, if there is one,
+    /// before the page can be written.
+    pub(crate) fn log_writes(&mut self, log: Option<Arc<PageBitmap>>) {
+        self.tlb.forget_writable();
+        self.log = log;
     }
 
     /// The target of a load or store, which does not cross a page's end.
@@ -83,7 +93,12 @@ impl Mmu {
             return Ok(Target::Device(mapping.physical));
         };
         let code = self.code[number];
-        let (readable, writable) = (mapping.readable, mapping.writable);
+        let readable = mapping.readable;
+        if store {
+            tables.note_write(mapping.physical);
+        }
+        // A page that is only read is not logged, so its first store must come here again.
+        let writable = mapping.writable && (store || self.log.is_none());
         self.tlb.fill(address, &DataPage { page, readable, writable, code });
         if mapping.bytes > PAGE_BYTES {
             self.tlb.note_superpage(address, mapping.bytes);

@@ -149,6 +149,13 @@ impl Tlb {
         entry
     }
 
+    /// Forgets all permissions to write; what else is known stays.
+    pub(crate) fn forget_writable(&mut self) {
+        for entry in self.data.iter_mut() {
+            entry.write = NEVER;
+        }
+    }
+
     /// Makes stores to a page, whose code has been decoded, say so.
     pub(crate) fn mark_code(&mut self, page: RamPage) {
         for entry in self.data.iter_mut() {

@@ -2,7 +2,7 @@
 
 use crate::memory_access::{PAGE_BYTES, PAGE_SHIFT, Ram, RamPage};
 use accel::PagePresence;
-use umem_memory::PageIndex;
+use umem_memory::{PageBitmap, PageIndex, PageRange};
 
 /// What a translation is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +79,8 @@ fn levels(satp: u64) -> Option<u32> {
 pub(crate) struct Tables<'a> {
     pub(crate) ram: &'a Ram,
     pub(crate) presence: Option<&'a dyn PagePresence>,
+    /// Where writes are logged.
+    pub(crate) log: Option<&'a PageBitmap>,
 }
 
 impl Tables<'_> {
@@ -96,6 +98,18 @@ impl Tables<'_> {
             return Err(Fault::Missing { page, write });
         }
         Ok(found)
+    }
+
+    /// Sets the bit of the page at a physical address. To look first is sound here: whoever took
+    /// the bit away waits for this CPU's answer to the revocation that follows, and an old bit can be
+    /// seen only before that answer.
+    pub(crate) fn note_write(&self, physical: u64) {
+        if let Some(log) = self.log
+            && let Some(page) = self.ram.index(physical)
+            && !log.test(page)
+        {
+            log.set(PageRange::one(page));
+        }
     }
 
     /// Translates, and sets the accessed and dirty bits.
@@ -166,6 +180,7 @@ impl Tables<'_> {
                 }
                 return self.leaf(table, at, now, bytes, address, access, rules);
             }
+            self.note_write(at);
             entry |= marks;
         }
         Ok(Mapping {

@@ -3,6 +3,7 @@
 mod atomics;
 mod code;
 mod devices;
+mod dirty;
 mod interrupts;
 mod paging;
 mod state;
