@@ -42,7 +42,11 @@ pub fn refuse(vm: &mut Vm, command: &str, words: &[&str]) {
 /// When they do not agree that everything arrived.
 pub fn complete(source: &mut Vm, destination: &mut Vm) -> (Value, Value) {
     let gone = source.wait_phase(&["completed"]);
-    let come = destination.wait_phase(&["completed"]);
+    // All pages are there a moment before the source has agreed that they are the same.
+    let come = crate::until("both ends to agree", || {
+        let come = destination.wait_phase(&["completed"]);
+        (come["verified"] == true || !come["error"].is_null()).then_some(come)
+    });
     for (status, end) in [(&gone, "source"), (&come, "destination")] {
         assert_eq!(status["end"], end);
         assert_eq!(status["verified"], true, "{status:#}");
