@@ -53,6 +53,10 @@ impl<T> Inbox<T> {
     }
 }
 
+fn ended() -> ControlError {
+    ControlError::new("the VM has ended")
+}
+
 impl<T: 'static> Driver<T> {
     /// Leaves work and goes on. Does nothing when the VM has ended.
     pub(crate) fn post(&self, job: impl FnOnce(&mut T) + Send + 'static) {
@@ -71,8 +75,8 @@ impl<T: 'static> Driver<T> {
     }
 
     /// As [`Driver::call`], with a bound of the caller's. Work that the driver has not begun by then is
-    /// withdrawn: it will not be done behind the caller's back. Work that it has begun gets the same
-    /// time again.
+    /// withdrawn: it will not be done behind the caller's back. Work that it has begun gets as much time
+    /// from there on.
     ///
     /// # Errors
     /// When the VM has ended, or the driver does not come to it in time.
@@ -81,32 +85,54 @@ impl<T: 'static> Driver<T> {
         bound: Duration,
         job: impl FnOnce(&mut T) -> R + Send + 'static,
     ) -> Result<R, ControlError> {
+        self.begun_within(bound, job)?.recv_timeout(bound).map_err(|error| match error {
+            RecvTimeoutError::Disconnected => ended(),
+            RecvTimeoutError::Timeout => ControlError::new(format!(
+                "the VM has worked on this for more than {} s; it may still take effect",
+                bound.as_secs()
+            )),
+        })
+    }
+
+    /// As [`Driver::call_within`], for work whose result decides who runs the guest: once the driver
+    /// has begun, its result is waited for, however long that takes.
+    ///
+    /// # Errors
+    /// When the VM has ended, or the driver does not begin in time. Nothing was done then.
+    pub(crate) fn call_once_begun<R: Send + 'static>(
+        &self,
+        bound: Duration,
+        job: impl FnOnce(&mut T) -> R + Send + 'static,
+    ) -> Result<R, ControlError> {
+        self.begun_within(bound, job)?.recv().map_err(|_| ended())
+    }
+
+    /// Where the result of work comes that the driver has begun within `bound`, or is about to.
+    fn begun_within<R: Send + 'static>(
+        &self,
+        bound: Duration,
+        job: impl FnOnce(&mut T) -> R + Send + 'static,
+    ) -> Result<Receiver<R>, ControlError> {
         let (answer, result) = crossbeam_channel::bounded(1);
+        let (begun, begins) = crossbeam_channel::bounded(1);
         let taken = Arc::new(AtomicBool::new(false));
         let theirs = taken.clone();
         self.post(move |subject| {
             if !theirs.swap(true, Ordering::AcqRel) {
+                let _ = begun.send(());
                 let _ = answer.send(job(subject));
             }
         });
-        let ended = || ControlError::new("the VM has ended");
-        let seconds = bound.as_secs();
-        match result.recv_timeout(bound) {
-            Ok(result) => return Ok(result),
-            Err(RecvTimeoutError::Disconnected) => return Err(ended()),
+        match begins.recv_timeout(bound) {
+            Err(RecvTimeoutError::Disconnected) => Err(ended()),
             Err(RecvTimeoutError::Timeout) if !taken.swap(true, Ordering::AcqRel) => {
-                return Err(ControlError::new(format!(
-                    "the VM was busy with something else for {seconds} s; nothing was done"
-                )));
+                Err(ControlError::new(format!(
+                    "the VM was busy with something else for {} s; nothing was done",
+                    bound.as_secs()
+                )))
             }
-            Err(RecvTimeoutError::Timeout) => {}
+            Ok(()) | Err(RecvTimeoutError::Timeout) => Ok(result),
         }
-        result.recv_timeout(bound).map_err(|error| match error {
-            RecvTimeoutError::Disconnected => ended(),
-            RecvTimeoutError::Timeout => ControlError::new(format!(
-                "the VM has worked on this for more than {seconds} s; it may still take effect"
-            )),
-        })
     }
 
     /// Has work done that must not be left undone, and waits for it at most `bound`. It is done even
@@ -125,7 +151,7 @@ impl<T: 'static> Driver<T> {
             let _ = answer.send(());
         });
         result.recv_timeout(bound).map_err(|error| match error {
-            RecvTimeoutError::Disconnected => ControlError::new("the VM has ended"),
+            RecvTimeoutError::Disconnected => ended(),
             RecvTimeoutError::Timeout => ControlError::new(format!(
                 "the VM was busy with something else for {} s; it is done late",
                 bound.as_secs()
@@ -183,7 +209,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(2500));
             *number
         };
-        assert_eq!(driver.call_within(Duration::from_secs(2), slow), Ok(7));
+        assert_eq!(driver.call_once_begun(Duration::from_secs(2), slow), Ok(7));
         drop(driver);
         thread.join().unwrap();
     }

@@ -252,7 +252,8 @@ impl Hardware {
     pub(crate) fn lock_disks(&self) -> Result<(), VmError> {
         for part in &self.disks {
             if let Err(source) = part.disk.lock() {
-                self.unlock_disks();
+                // The first failure is the one to tell of.
+                let _ = self.unlock_disks();
                 return Err(VmError::Disk { path: part.path.clone(), source });
             }
         }
@@ -260,12 +261,17 @@ impl Hardware {
     }
 
     /// Gives the disks up to whoever runs the guest next.
-    pub(crate) fn unlock_disks(&self) {
+    ///
+    /// # Errors
+    /// When what the guest wrote may not be on a disk. All are given up all the same.
+    pub(crate) fn unlock_disks(&self) -> Result<(), VmError> {
+        let mut result = Ok(());
         for part in self.disks.iter().filter(|part| part.disk.is_locked()) {
-            if let Err(error) = part.disk.unlock() {
-                log::warn!("{}: {error}", part.path);
-            }
+            let unlocked = part.disk.unlock();
+            result = result
+                .and(unlocked.map_err(|source| VmError::Disk { path: part.path.clone(), source }));
         }
+        result
     }
 
     /// Brings all devices to rest.

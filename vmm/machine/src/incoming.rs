@@ -27,7 +27,7 @@ impl Arriving {
         &self,
         job: impl FnOnce(&mut Vm) -> Result<R, String> + Send + 'static,
     ) -> Result<R, String> {
-        self.driver.call_within(DRIVER_BOUND, job).map_err(|error| error.to_string())?
+        self.driver.call_once_begun(DRIVER_BOUND, job).map_err(|error| error.to_string())?
     }
 
     fn tell(&self, what: &str, job: impl FnOnce(&mut Vm) + Send + 'static) {
@@ -126,7 +126,8 @@ impl Vm {
         if self.arriving_runs
             && let Err(error) = self.hardware.start(pause + asked.elapsed())
         {
-            self.hardware.unlock_disks();
+            // Nothing was written.
+            let _ = self.hardware.unlock_disks();
             return Err(chain(&error));
         }
         self.life.arrived(self.arriving_runs);

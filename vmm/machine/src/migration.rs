@@ -90,7 +90,10 @@ impl MigrationDesk {
     ///
     /// # Errors
     /// Values that make no sense, with those that do.
-    pub(crate) fn set_parameters(&self, parameters: MigrationParameters) -> Result<(), ControlError> {
+    pub(crate) fn set_parameters(
+        &self,
+        parameters: MigrationParameters,
+    ) -> Result<(), ControlError> {
         let most = MigrationParameters::MOST_CHANNELS;
         if !(1..=most).contains(&parameters.multifd_channels) {
             return Err(ControlError::new(format!(

@@ -36,7 +36,7 @@ impl SourceVm for Outgoing {
     }
 
     fn stop(&self) -> Result<StoppedGuest, String> {
-        let stopped = self.driver.call_within(DRIVER_BOUND, Vm::stop_for_migration);
+        let stopped = self.driver.call_once_begun(DRIVER_BOUND, Vm::stop_for_migration);
         stopped.and_then(|stopped| stopped).map_err(|error| error.to_string())
     }
 
@@ -129,7 +129,7 @@ impl Vm {
         let halted = Instant::now();
         let package = self.save().map_err(|error| ControlError(error.to_string()))?;
         // What is left to write is written; the destination may take the disks.
-        self.hardware.unlock_disks();
+        self.hardware.unlock_disks().map_err(|error| ControlError(crate::vm::chain(&error)))?;
         let ram = freeze(&self.hardware, &StandsStill::after_halt());
         self.frozen = Some(ram.clone());
         let saved = Instant::now();

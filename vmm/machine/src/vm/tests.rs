@@ -65,7 +65,7 @@ fn a_guest_taken_back_without_its_disks_does_not_run_until_it_has_them() {
     assert!(notes(&source).contains("stays stopped"), "{}", notes(&source));
     assert!(source.cont().is_err(), "another VM has the disk");
     assert_eq!(source.life.state(), RunState::Paused);
-    other.hardware.unlock_disks();
+    other.hardware.unlock_disks().unwrap();
     source.cont().unwrap();
     assert!(source.shared.block().iter().all(|disk| disk.locked));
     std::fs::remove_file(path).unwrap();

@@ -113,14 +113,17 @@ impl Disk {
         Ok(())
     }
 
-    /// Gives the lock up. Waits for an access under way; none comes after.
+    /// Gives the lock up. Waits for an access under way; none comes after. What was written is on the
+    /// disk before: whoever takes the lock next may be another host.
     ///
     /// # Errors
     /// When the system refuses it; the file is not touched any more all the same.
     pub fn unlock(&self) -> Result<(), DiskError> {
         let mut locked = self.locked.write().unwrap_or_else(PoisonError::into_inner);
+        let written = if self.read_only { Ok(()) } else { self.file.sync_data() };
         *locked = false;
-        self.set_lock(libc::F_UNLCK)
+        self.set_lock(libc::F_UNLCK)?;
+        written.map_err(|error| DiskError::System { what: "flush", path: self.path.clone(), error })
     }
 
     /// Whether this process has the lock.
