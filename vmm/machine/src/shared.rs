@@ -84,10 +84,13 @@ impl Shared {
             }
             Ownership::Owner | Ownership::Migrating | Ownership::Incoming => {}
         }
-        for vcpu in &self.vcpus {
-            if let Activity::WaitsFor(page) = vcpu.activity() {
-                notes.push(format!("hart {} waits for {page}", vcpu.hart()));
-            }
+        let waiting = self.pages.plane().map(|plane| plane.waiting()).unwrap_or_default();
+        if let Some(first) = waiting.first() {
+            let others = match waiting.len() - 1 {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            notes.push(format!("{first}{others} waited for (info migrate)"));
         }
         let status = life.state();
         VmStatus { status, running: status == RunState::Running, notes }

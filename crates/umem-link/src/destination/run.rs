@@ -195,7 +195,11 @@ impl Runner<'_> {
     }
 
     fn publish(&self) {
-        let phase = phase(self.engine.state());
+        let phase = match self.engine.state() {
+            // All is here, but it is complete only when the source has agreed, or cannot any more.
+            DestinationState::Complete if self.engine.error().is_none() => "postcopy-active",
+            state => phase(state),
+        };
         self.shared.view().verified = self.engine.verified();
         if self.meter.phase(phase, self.engine.error()) {
             self.shared.vm.phase_changed(phase);
