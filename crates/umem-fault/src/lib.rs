@@ -1,4 +1,4 @@
-//! The fault plane: page-state table, userfaultfd, installing pages.
+//! The fault plane: page-state table, userfaultfd, installing pages; writes that the kernel notes.
 
 mod error;
 mod install;
@@ -15,6 +15,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 pub mod uffd;
+mod writes;
 
 pub use error::FaultError;
 pub use interrupt::Interrupt;
@@ -23,3 +24,4 @@ pub use regions::ForeignRegion;
 pub use state::{Arrival, Claim, PageCounts, PageState, Waited};
 pub use stats::{FaultCause, FaultStats};
 pub use table::PageTable;
+pub use writes::MappingWrites;

@@ -6,6 +6,7 @@ mod bitmap;
 pub mod dirty;
 mod layout;
 mod page;
+pub mod pagemap;
 mod ram;
 
 pub use bitmap::PageBitmap;

@@ -6,6 +6,8 @@ pub(super) const API: u64 = 0xaa;
 pub(super) const USER_MODE_ONLY: i32 = 1;
 /// `UFFDIO_REGISTER_MODE_MISSING`.
 pub(super) const REGISTER_MISSING: u64 = 1;
+/// `UFFDIO_REGISTER_MODE_WP`.
+pub(super) const REGISTER_WRITE_PROTECT: u64 = 2;
 /// `UFFD_EVENT_PAGEFAULT`.
 pub(super) const EVENT_PAGEFAULT: u8 = 0x12;
 

@@ -109,12 +109,17 @@ impl Userfaultfd {
 
     /// Takes over the missing pages of a range.
     pub(crate) fn register(&self, start: u64, len: u64) -> rustix::io::Result<()> {
-        let mut argument = abi::Register {
-            range: abi::Range { start, len },
-            mode: abi::REGISTER_MISSING,
-            ioctls: 0,
-        };
-        self.call(abi::UFFDIO_REGISTER, &mut argument)
+        self.register_for(abi::REGISTER_MISSING, start, len)
+    }
+
+    /// Makes the pages of a range ones that can be write-protected; no longer told when missing.
+    pub(crate) fn register_writes(&self, start: u64, len: u64) -> rustix::io::Result<()> {
+        self.register_for(abi::REGISTER_WRITE_PROTECT, start, len)
+    }
+
+    fn register_for(&self, mode: u64, start: u64, len: u64) -> rustix::io::Result<()> {
+        let range = abi::Range { start, len };
+        self.call(abi::UFFDIO_REGISTER, &mut abi::Register { range, mode, ioctls: 0 })
     }
 
     /// Gives a range back to the kernel; threads that wait in it go on and find zeroes.

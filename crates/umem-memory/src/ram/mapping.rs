@@ -1,4 +1,5 @@
-//! What touches mapped memory and the kernel's view of it. All unsafe code of this crate is here.
+//! What touches mapped memory and the kernel's view of it. All unsafe code of this crate is here and in
+//! `pagemap`.
 #![allow(unsafe_code)]
 
 use super::Backend;

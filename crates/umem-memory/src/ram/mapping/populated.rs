@@ -1,10 +1,9 @@
 //! Which pages hold something, asked of the kernel without touching them.
 
 use super::Mapping;
+use crate::pagemap::{PRESENT, Query, SWAPPED, ZERO_PAGE, scan};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
-use rustix::ioctl::{Ioctl, IoctlOutput, Opcode};
-use std::ffi::c_void;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -21,7 +20,7 @@ impl Mapping {
         let base = self.region.as_ptr().addr() as u64;
         let pagemap = File::open("/proc/self/pagemap")?;
         let mut report = |start: u64, end: u64| found(start - base, end - base);
-        match scan(&pagemap, base + from, base + to, &mut report) {
+        match scan(&pagemap, base + from, base + to, USED, &mut report) {
             // A kernel before 6.7.
             Err(Errno::NOTTY | Errno::INVAL) => {
                 entries(&pagemap, base + from, base + to, &mut report)
@@ -52,89 +51,8 @@ fn in_file(file: &File, from: u64, to: u64, found: Found<'_>) -> io::Result<()> 
     Ok(())
 }
 
-/// `struct page_region`.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Region {
-    start: u64,
-    end: u64,
-    categories: u64,
-}
-
-/// `struct pm_scan_arg` of linux/fs.h.
-#[repr(C)]
-#[derive(Default)]
-struct ScanArguments {
-    size: u64,
-    flags: u64,
-    start: u64,
-    end: u64,
-    walk_end: u64,
-    vec: u64,
-    vec_len: u64,
-    max_pages: u64,
-    category_inverted: u64,
-    category_mask: u64,
-    category_anyof_mask: u64,
-    return_mask: u64,
-}
-
-const _: () = assert!(size_of::<Region>() == 24 && size_of::<ScanArguments>() == 96);
-
-const PRESENT: u64 = 1 << 3;
-/// Swapped out, or a mark such as "poisoned", which must not pass for zeroes either.
-const SWAPPED: u64 = 1 << 4;
-const ZERO_PAGE: u64 = 1 << 5;
-
-/// `PAGEMAP_SCAN`; gives the number of regions found.
-struct Scan<'a>(&'a mut ScanArguments);
-
-// SAFETY: the opcode is `_IOWR('f', 16, struct pm_scan_arg)` and the pointer is to one; the
-// kernel writes `walk_end` in it and no more regions than `vec_len` to `vec`, which `scan` sets.
-unsafe impl Ioctl for Scan<'_> {
-    type Output = usize;
-    const IS_MUTATING: bool = true;
-
-    fn opcode(&self) -> Opcode {
-        rustix::ioctl::opcode::read_write::<ScanArguments>(b'f', 16)
-    }
-
-    fn as_ptr(&mut self) -> *mut c_void {
-        (&raw mut *self.0).cast()
-    }
-
-    unsafe fn output_from_ptr(out: IoctlOutput, _: *mut c_void) -> rustix::io::Result<usize> {
-        usize::try_from(out).map_err(|_| Errno::INVAL)
-    }
-}
-
-fn scan(pagemap: &File, mut from: u64, to: u64, found: Found<'_>) -> Result<(), Errno> {
-    let mut regions = [Region::default(); 512];
-    while from < to {
-        let mut arguments = ScanArguments {
-            size: size_of::<ScanArguments>() as u64,
-            start: from,
-            end: to,
-            vec: regions.as_mut_ptr().addr() as u64,
-            vec_len: regions.len() as u64,
-            category_inverted: ZERO_PAGE,
-            category_mask: ZERO_PAGE,
-            category_anyof_mask: PRESENT | SWAPPED,
-            return_mask: PRESENT | SWAPPED,
-            ..ScanArguments::default()
-        };
-        // SAFETY: `vec` and `vec_len` are those of `regions`, which outlives the call.
-        let count = unsafe { rustix::ioctl::ioctl(pagemap, Scan(&mut arguments)) }?;
-        for region in regions.iter().take(count) {
-            found(region.start, region.end);
-        }
-        if arguments.walk_end <= from {
-            return Err(Errno::INVAL);
-        }
-        from = arguments.walk_end;
-    }
-    Ok(())
-}
+/// Pages in use; the kernel's page of zeroes is none.
+const USED: Query = Query { flags: 0, none_of: ZERO_PAGE, any_of: PRESENT | SWAPPED };
 
 /// Reads the map of pages, an entry of 8 bytes a page.
 fn entries(pagemap: &File, from: u64, to: u64, found: Found<'_>) -> io::Result<()> {
@@ -189,7 +107,7 @@ mod tests {
         })
         .unwrap();
         assert_eq!(one, [0, 1, 5, 700, 701, 2047]);
-        let by_scan = scan(&pagemap, base, end, &mut |start, end| {
+        let by_scan = scan(&pagemap, base, end, USED, &mut |start, end| {
             two.extend((start - base) / page..(end - base) / page);
         });
         if by_scan != Err(Errno::NOTTY) {
