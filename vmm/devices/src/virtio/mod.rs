@@ -27,6 +27,8 @@ mod worker;
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use blk::{Disk, DiskError, SavedVirtioBlk, VirtioBlk};
 pub use chain::{Buffers, Chain};
