@@ -1,10 +1,14 @@
-//! Rate of the software CPU on integer loops, as one line of JSON.
+//! Rate of the software CPU on integer loops, as one line of JSON. With a number of milliseconds as
+//! argument, dirty tracking is on and written pages are collected that often.
 
 use accel::{GuestClock, Vcpu, VcpuHandle, VmEntry, VmExit};
-use accel_tcg::{Hart, HartConfig};
+use accel_tcg::{Hart, HartConfig, HartWrites};
 use std::sync::Arc;
-use std::time::Instant;
-use umem_memory::{Backend, GuestAddress, GuestRam, PageSize, RamBlockSpec, RamLayout};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use umem_memory::{
+    Backend, DirtySource, GuestAddress, GuestRam, PageBitmap, PageSize, RamBlockSpec, RamLayout,
+};
 
 const BASE: u64 = 0x8000_0000;
 const ROUNDS: u32 = 40_000_000;
@@ -28,7 +32,20 @@ const CODE: &[u32] = &[
     0x0000_0073, // ecall
 ];
 
-fn run() -> Result<(u64, f64), String> {
+/// Collects until told to end; how often, and the longest time that it took, in µs.
+fn collect(writes: &HartWrites, every: Duration, end: &AtomicBool) -> Result<(u64, u128), String> {
+    let (dirty, mut rounds, mut longest) = (PageBitmap::new(256), 0, 0);
+    while !end.load(Ordering::Relaxed) {
+        std::thread::sleep(every);
+        let start = Instant::now();
+        writes.collect(&dirty).map_err(|e| e.to_string())?;
+        longest = longest.max(start.elapsed().as_micros());
+        rounds += 1;
+    }
+    Ok((rounds, longest))
+}
+
+fn run(collect_every: Option<Duration>) -> Result<String, String> {
     let spec =
         RamBlockSpec { name: "ram".into(), guest_address: GuestAddress(BASE), bytes: 1 << 20 };
     let layout = RamLayout::new(PageSize::SMALL, vec![spec]).map_err(|e| e.to_string())?;
@@ -45,21 +62,46 @@ fn run() -> Result<(u64, f64), String> {
         presence: None,
     });
     hart.boot(BASE, 0);
-    let start = Instant::now();
-    let exit = hart.run(VmEntry::Run);
-    let seconds = start.elapsed().as_secs_f64();
+    let writes = HartWrites::new(256, vec![(0, hart.handle())]);
+    if collect_every.is_some() {
+        writes.start().map_err(|e| e.to_string())?;
+    }
+    let end = AtomicBool::new(false);
+    let (exit, seconds, collected) = std::thread::scope(|scope| {
+        let (writes, end) = (&writes, &end);
+        let collector = collect_every.map(|every| scope.spawn(move || collect(writes, every, end)));
+        let start = Instant::now();
+        let exit = hart.run(VmEntry::Run);
+        let seconds = start.elapsed().as_secs_f64();
+        end.store(true, Ordering::Relaxed);
+        (exit, seconds, collector.map(|collector| collector.join()))
+    });
     if !matches!(exit, VmExit::Sbi { .. }) {
         return Err(format!("ended with {exit:?}"));
     }
-    Ok((hart.instructions(), seconds))
+    let instructions = hart.instructions();
+    let mips = instructions as f64 / seconds / 1e6;
+    let collects = match collected {
+        None => String::new(),
+        Some(Err(_)) => return Err("the collector ended".into()),
+        Some(Ok(result)) => {
+            let (rounds, longest) = result?;
+            format!(",\"collects\":{rounds},\"longest_collect_us\":{longest}")
+        }
+    };
+    Ok(format!(
+        "{{\"instructions\":{instructions},\"seconds\":{seconds:.3},\"mips\":{mips:.1}{collects}}}"
+    ))
 }
 
 fn main() {
-    match run() {
-        Ok((instructions, seconds)) => println!(
-            "{{\"instructions\":{instructions},\"seconds\":{seconds:.3},\"mips\":{:.1}}}",
-            instructions as f64 / seconds / 1e6
-        ),
+    let milliseconds = std::env::args().nth(1).map(|text| text.parse().map(Duration::from_millis));
+    let result = match milliseconds.transpose() {
+        Ok(collect_every) => run(collect_every),
+        Err(error) => Err(format!("how often to collect, in milliseconds: {error}")),
+    };
+    match result {
+        Ok(line) => println!("{line}"),
         Err(reason) => {
             eprintln!("{reason}");
             std::process::exit(1);
