@@ -21,6 +21,8 @@ use super::{
 const MEMORY: &str = "1G";
 const FILL_MIB: u64 = 716;
 const LIMIT: Duration = Duration::from_secs(120);
+/// A guest that says nothing for so long stands still: it beats each 10 ms, and checks its memory in seconds.
+const SILENT: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(10);
 /// More bytes a second than any link here: no limit.
 const UNLIMITED: u64 = 1 << 40;
@@ -91,19 +93,23 @@ impl Move {
     /// Listens until the guest says a line that begins so.
     fn until_said(&mut self, start: &str) -> Result<Heard> {
         let deadline = Instant::now() + LIMIT;
-        let mut last = String::new();
+        let (mut last, mut since) = (String::new(), Instant::now());
         loop {
             let heard = self.console.next(Instant::now() + LOOK * 10);
             match heard {
                 Some(heard) if heard.line.starts_with(start) => return Ok(heard),
                 Some(heard) => {
                     self.beats.extend(Beat::parse(&heard.line, heard.end, heard.at));
-                    last = heard.line;
+                    (last, since) = (heard.line, heard.at);
                 }
                 None => {
                     self.source.process.check()?;
                     self.destination.process.check()?;
                 }
+            }
+            if since.elapsed() >= SILENT {
+                let silent = SILENT.as_secs();
+                bail!("the guest stands still: nothing for {silent} s instead of '{start}'");
             }
             if Instant::now() >= deadline {
                 let limit = LIMIT.as_secs();

@@ -103,6 +103,7 @@ pub(crate) fn analyse(beats: &[Beat], start: Instant, done: Instant) -> Result<V
     let first = beats.iter().find(|beat| beat.end == 1);
     let first = first.context("no heartbeat at the destination")?;
     let former = rate(beats, start - BEFORE, BEFORE).context("no heartbeats before the move")?;
+    let before: Vec<Beat> = beats.iter().copied().filter(|beat| beat.at < start).collect();
     let longest = beats
         .windows(2)
         .filter_map(|pair| match pair {
@@ -114,7 +115,7 @@ pub(crate) fn analyse(beats: &[Beat], start: Instant, done: Instant) -> Result<V
         "gap_at_switch_ms": ms(first.at.saturating_duration_since(last.at)),
         "longest_gap_ms": longest.map(ms),
         "stall_ms": ms(stall(beats, start, done)),
-        "stall_before_ms": ms(stall(beats, start - BEFORE, start)),
+        "stall_before_ms": ms(stall(&before, start - BEFORE, start)),
         "rate_before": rounded(former),
         // Of the writes that the second after the switch would have had without it.
         "first_second_percent": rate(beats, last.at, Duration::from_secs(1))
