@@ -70,8 +70,8 @@ impl Move {
         let mut from = setup.machine(mode.contender(), MEMORY);
         let mut to = setup.machine(mode.contender(), MEMORY);
         if mode != Mode::Umem {
-            // With Sstc, QEMU 10.0 does not set the timer again after a move, and a guest that was idle at
-            // the switch never wakes.
+            // QEMU 10.0 seems not to set the timer again after a move: a guest that was idle at the switch
+            // may never wake. Without Sstc that is rarer.
             for command in [&mut from, &mut to] {
                 command.args(["-cpu", "rv64,sstc=off"]);
             }
