@@ -16,6 +16,9 @@ pub enum FaultError {
     /// Regions that do not make up a VM's memory.
     #[error("these regions are no VM's memory: {0}")]
     Regions(&'static str),
+    /// Pages cannot be placed as asked for.
+    #[error("pages cannot be placed through a file: {0}; leave -postcopy-flags out")]
+    Placement(&'static str),
     /// The kernel does not watch this memory.
     #[error("cannot watch {bytes} bytes of memory for missing pages: {error}")]
     Register {

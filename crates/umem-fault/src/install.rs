@@ -40,7 +40,10 @@ impl Run<'_> {
         for (at, page) in (0..).zip(run.pages()) {
             if at < done {
                 table.finish_install(page, self.arrival);
-                self.plane.note_arrival(page, self.arrival);
+                let waited = self.plane.note_arrival(page, self.arrival);
+                if waited && self.arrival == Arrival::Present && self.plane.place.in_cache() {
+                    self.plane.map_present(page);
+                }
             } else {
                 table.abort_install(page);
             }
@@ -114,7 +117,7 @@ pub(crate) fn bytes(
         let from = ((run.start.0 - range.start.0) << shift) as usize;
         let to = from + (run.count << shift) as usize;
         match bytes.get(from..to) {
-            Some(bytes) => uffd.copy(address, bytes),
+            Some(bytes) => plane.place.put(uffd, address, run, bytes),
             None => Err(Partial { done: 0, error: Errno::INVAL }),
         }
     })
@@ -129,12 +132,20 @@ pub(crate) fn fill(
     let shift = plane.regions.page_size().shift();
     let mut buffer = Vec::new();
     each_run(plane, range, Arrival::Present, placed, |uffd, address, run| {
+        if byte == 0 && plane.place.in_cache() {
+            // A hole in the file: mapped, as zeroes, when it is touched.
+            return Ok(());
+        }
         if byte == 0 {
             match uffd.zero(address, run.count << shift) {
                 // Memory of a kind that has no page of zeroes.
                 Err(Partial { done: 0, error: Errno::INVAL }) => {}
                 result => return result,
             }
+        }
+        if plane.place.in_cache() {
+            let bytes = vec![byte; (run.count << shift) as usize];
+            return plane.place.put(uffd, address, run, &bytes);
         }
         copies(uffd, address, run.count << shift, byte, &mut buffer, 1 << shift)
     })

@@ -5,6 +5,7 @@ mod install;
 mod interrupt;
 mod outstanding;
 mod parking;
+mod placement;
 mod plane;
 mod reader;
 mod regions;
@@ -19,6 +20,7 @@ mod writes;
 
 pub use error::FaultError;
 pub use interrupt::Interrupt;
+pub use placement::Placement;
 pub use plane::{Content, FaultPlane, Installed, PageRequester};
 pub use regions::ForeignRegion;
 pub use state::{Arrival, Claim, PageCounts, PageState, Waited};

@@ -2,6 +2,7 @@
 
 use crate::error::FaultError;
 use crate::outstanding::Outstanding;
+use crate::placement::{Place, Placement};
 use crate::reader::Reader;
 use crate::regions::{ForeignRegion, Regions};
 use crate::state::{Arrival, Claim, Waited};
@@ -46,6 +47,7 @@ pub enum Content<'a> {
 pub struct FaultPlane {
     pub(crate) table: PageTable,
     pub(crate) regions: Regions,
+    pub(crate) place: Place,
     /// Gone once the plane is closed or released.
     pub(crate) uffd: RwLock<Option<Arc<Userfaultfd>>>,
     pub(crate) outstanding: Outstanding,
@@ -66,23 +68,40 @@ impl FaultPlane {
     /// # Errors
     /// When this host has no userfaultfd for this user or not for such memory.
     pub fn for_ram(ram: &GuestRam) -> Result<Arc<Self>, FaultError> {
-        Self::for_ram_with(ram, Userfaultfd::open()?)
+        Self::for_ram_with(ram, Userfaultfd::open()?, Placement::default())
+    }
+
+    /// As [`Self::for_ram`], with pages placed in a way of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`Self::for_ram`], and when this RAM or kernel does not allow it.
+    pub fn for_ram_placed(ram: &GuestRam, placement: Placement) -> Result<Arc<Self>, FaultError> {
+        Self::for_ram_with(ram, Userfaultfd::open()?, placement)
     }
 
     /// As [`Self::for_ram`], with a userfaultfd of the caller's choice.
     ///
     /// # Errors
     /// When it does not watch such memory.
-    pub fn for_ram_with(ram: &GuestRam, uffd: Userfaultfd) -> Result<Arc<Self>, FaultError> {
+    pub fn for_ram_with(
+        ram: &GuestRam,
+        uffd: Userfaultfd,
+        placement: Placement,
+    ) -> Result<Arc<Self>, FaultError> {
         let regions = Regions::of_ram(ram).map_err(FaultError::Regions)?;
+        let place = Place::new(placement, ram, uffd.features())?;
         for (start, bytes) in regions.spans() {
             let failed =
                 |error: rustix::io::Errno| FaultError::Register { bytes, error: error.into() };
-            uffd.register(start, bytes).map_err(failed)?;
+            let registered = match place {
+                Place::Copy => uffd.register(start, bytes),
+                Place::Cache { .. } => uffd.register_minor(start, bytes),
+            };
+            registered.map_err(failed)?;
         }
         // Emptied once it is watched, so that nothing can come back unseen in between.
         ram.clear()?;
-        Ok(Self::new(uffd, regions))
+        Ok(Self::new(uffd, regions, place))
     }
 
     /// Takes over memory of another process, which made the userfaultfd and registered the
@@ -97,13 +116,14 @@ impl FaultPlane {
         page: PageSize,
     ) -> Result<Arc<Self>, FaultError> {
         let regions = Regions::new(regions, page).map_err(FaultError::Regions)?;
-        Ok(Self::new(Userfaultfd::from_received(fd, features), regions))
+        Ok(Self::new(Userfaultfd::from_received(fd, features), regions, Place::Copy))
     }
 
-    fn new(uffd: Userfaultfd, regions: Regions) -> Arc<Self> {
+    fn new(uffd: Userfaultfd, regions: Regions, place: Place) -> Arc<Self> {
         Arc::new(Self {
             table: PageTable::new(regions.total_pages()),
             regions,
+            place,
             uffd: RwLock::new(Some(Arc::new(uffd))),
             outstanding: Outstanding::default(),
             recorder: Recorder::new(),
@@ -176,6 +196,7 @@ impl FaultPlane {
     ) -> Waited {
         let absent = |page: &PageIndex| !self.table.is_present(*page);
         if !pages.iter().any(absent) {
+            self.map_if_in_cache(pages);
             return Waited::Present;
         }
         let started = Instant::now();
@@ -191,8 +212,16 @@ impl FaultPlane {
                 otherwise => return otherwise,
             }
         }
+        self.map_if_in_cache(pages);
         self.recorder.record(cause, started.elapsed());
         Waited::Present
+    }
+
+    /// Whoever asked may be about to touch the pages where a minor fault cannot be taken.
+    fn map_if_in_cache(&self, pages: &[PageIndex]) {
+        if self.place.in_cache() {
+            pages.iter().for_each(|page| self.map_present(*page));
+        }
     }
 
     /// Puts pages in place, as far as they are not there yet.
@@ -304,13 +333,16 @@ impl FaultPlane {
         }
     }
 
-    /// A page is here: wakes nobody (that is done), but notes how long it took.
-    pub(crate) fn note_arrival(&self, page: PageIndex, arrival: Arrival) {
-        if let Some(latency) = self.outstanding.take(page)
+    /// A page is here: wakes nobody (that is done), but notes how long it took. Whether a thread
+    /// waited for it in the kernel.
+    pub(crate) fn note_arrival(&self, page: PageIndex, arrival: Arrival) -> bool {
+        let latency = self.outstanding.take(page);
+        if let Some(latency) = latency
             && arrival == Arrival::Present
         {
             self.recorder.record(FaultCause::Userfault, latency);
         }
+        latency.is_some()
     }
 
     fn let_go(&self) -> Result<(), FaultError> {

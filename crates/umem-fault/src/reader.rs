@@ -86,7 +86,11 @@ fn take_faults(plane: &FaultPlane, uffd: &Userfaultfd, events: &[FaultEvent]) {
         Claim::Wait | Claim::Zero => false,
         Claim::Present => {
             // It came between the touch and now: the install may have woken too early.
-            wake(plane, uffd, *page);
+            if plane.place.in_cache() {
+                plane.map_present(*page);
+            } else {
+                wake(plane, uffd, *page);
+            }
             plane.note_arrival(*page, Arrival::Present);
             false
         }

@@ -4,7 +4,7 @@
 use crate::uffd::{Features, Userfaultfd};
 use crate::{
     FaultCause, FaultError, FaultPlane, ForeignRegion, Installed, Interrupt, PageRequester,
-    PageState, Waited,
+    PageState, Placement, Waited,
 };
 use rustix::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +16,7 @@ use umem_memory::{
     Backend, GuestAddress, GuestRam, PageIndex, PageRange, PageSize, RamBlockSpec, RamLayout,
 };
 
+mod cache;
 mod ends;
 mod ways;
 
@@ -178,7 +179,7 @@ fn an_ordinary_user_s_userfaultfd_does_the_same() {
     let ram = ram(Backend::Anonymous);
     let uffd = Userfaultfd::open_user_mode_only().unwrap();
     assert!(uffd.user_mode_only());
-    let plane = FaultPlane::for_ram_with(&ram, uffd).unwrap();
+    let plane = FaultPlane::for_ram_with(&ram, uffd, Placement::default()).unwrap();
     // What this user cannot have: a system call that waits.
     assert_eq!(kernel_reads(&ram, PageIndex(3)), Err(libc::EFAULT));
     assert!(run_guest(&plane, &ram, 4) > 0);

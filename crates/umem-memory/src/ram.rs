@@ -158,6 +158,29 @@ impl GuestRam {
         mapping.address((page.0 - block.first_page.0) << self.layout().page_size().shift())
     }
 
+    /// Whether its memory lies in a file of its own.
+    #[must_use]
+    pub fn has_file(&self) -> bool {
+        self.inner.mappings.iter().all(Mapping::has_file)
+    }
+
+    /// Puts pages of one block into the memory's file without mapping them: for pages that arrive.
+    ///
+    /// # Errors
+    /// When there are no such pages, there is no file, or the system is out of memory.
+    pub fn put_in_file(&self, range: PageRange, bytes: &[u8]) -> Result<(), RamError> {
+        let failed = |source| RamError::System { what: "fill the file of", source };
+        let part = self.layout().index_of(range.start).and_then(|index| {
+            Some((self.layout().blocks().get(index)?, self.inner.mappings.get(index)?))
+        });
+        let (block, mapping) = part
+            .filter(|_| self.layout().holds(range))
+            .ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+        let shift = self.layout().page_size().shift();
+        let offset = (range.start.0 - block.first_page.0) << shift;
+        mapping.put_in_file(offset, bytes).map_err(failed)
+    }
+
     /// Reads RAM as it is at this moment.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! What a VM is made of, as the command line says it.
 
 use std::path::PathBuf;
+use umem_fault::Placement;
+use umem_memory::Backend;
 
 /// Which accelerator runs the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -72,9 +74,10 @@ pub struct VmConfig {
     pub incoming: Incoming,
     /// The incoming stream must be postcopy.
     pub postcopy: bool,
-    /// The seed's `-postcopy-flags`: bit 0, map pages on arrival. Pages are placed by UFFDIO_COPY,
-    /// which maps them at once, so both values behave alike for now.
-    pub postcopy_flags: u32,
+    /// The seed's `-postcopy-flags`, if given: arriving pages go through the page cache of a memfd, and
+    /// are mapped when they are touched, or with bit 0 as they arrive. Not given: they are copied into
+    /// place, which maps them at once.
+    pub postcopy_flags: Option<u32>,
     /// Where page faults are found.
     pub fault_path: FaultPath,
     /// Do not start the vCPUs until `cont`.
@@ -82,6 +85,19 @@ pub struct VmConfig {
 }
 
 impl VmConfig {
+    /// What RAM is made of.
+    pub(crate) fn backend(&self) -> Backend {
+        if self.postcopy_flags.is_some() { Backend::Memfd } else { Backend::Anonymous }
+    }
+
+    /// How arriving pages are put in place.
+    pub(crate) fn placement(&self) -> Placement {
+        match self.postcopy_flags {
+            None => Placement::Copy,
+            Some(flags) => Placement::PageCache { map_on_arrival: flags & 1 != 0 },
+        }
+    }
+
     /// Whether this version can build such a machine.
     ///
     /// # Errors
@@ -125,7 +141,7 @@ impl Default for VmConfig {
             virtio_console: false,
             incoming: Incoming::default(),
             postcopy: false,
-            postcopy_flags: 0,
+            postcopy_flags: None,
             fault_path: FaultPath::default(),
             start_paused: false,
         }

@@ -138,7 +138,7 @@ impl Hardware {
         handles: &[VcpuHandle],
         requests: Requests,
     ) -> Result<Self, VmError> {
-        let pages = GuestPages::new(ram(config.memory_bytes)?);
+        let pages = GuestPages::new(ram(config.memory_bytes, config.backend())?);
         let plic = Plic::new(PlicConfig::supervisors(handles.iter().cloned().map(|hart| {
             let line = move |high| hart.set_line(InterruptKind::External, high);
             Arc::new(line) as Arc<dyn InterruptLine>
@@ -356,7 +356,7 @@ impl Hardware {
     }
 }
 
-fn ram(bytes: u64) -> Result<GuestRam, VmError> {
+fn ram(bytes: u64, backend: Backend) -> Result<GuestRam, VmError> {
     let spec = RamBlockSpec {
         name: board::RAM_NAME.to_owned(),
         guest_address: GuestAddress(board::RAM_BASE),
@@ -364,7 +364,7 @@ fn ram(bytes: u64) -> Result<GuestRam, VmError> {
     };
     let layout = RamLayout::new(PageSize::SMALL, vec![spec])
         .map_err(|error| VmError::Config(error.to_string()))?;
-    GuestRam::new(layout, Backend::Anonymous).map_err(|source| VmError::Memory { bytes, source })
+    GuestRam::new(layout, backend).map_err(|source| VmError::Memory { bytes, source })
 }
 
 /// Brings the terminal's input to the serial port, from a thread of its own. It waits for room, for

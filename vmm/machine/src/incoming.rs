@@ -113,7 +113,8 @@ impl Vm {
         }
         let ram = self.hardware.pages.ram();
         admission::admit(ram.layout().total_bytes()).map_err(|error| error.to_string())?;
-        let plane = FaultPlane::for_ram(ram).map_err(|error| chain(&error))?;
+        let plane = FaultPlane::for_ram_placed(ram, self.config.placement())
+            .map_err(|error| chain(&error))?;
         self.hardware.pages.arm(plane.clone());
         Ok(plane)
     }

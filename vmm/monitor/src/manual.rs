@@ -78,6 +78,9 @@ mod tests {
             std::fs::write(path, manual()).unwrap();
         }
         let page = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(page == manual(), "docs/monitor.md is not what the table says; see its first lines");
+        assert!(
+            page == manual(),
+            "docs/monitor.md is not what the table says; see its first lines"
+        );
     }
 }

@@ -81,9 +81,8 @@ pub(crate) struct Options {
           value_parser = clap::value_parser!(u8).range(1..=16))]
     connections: u8,
     /// The destination's -postcopy-flags
-    #[arg(long, value_name = "FLAGS", default_value_t = 0,
-          value_parser = clap::value_parser!(u8).range(0..=1))]
-    postcopy_flags: u8,
+    #[arg(long, value_name = "FLAGS", value_parser = clap::value_parser!(u8).range(0..=1))]
+    postcopy_flags: Option<u8>,
     /// Seconds after which the demo gives up
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub(super) timeout: u64,
@@ -140,10 +139,11 @@ impl Options {
     pub(super) fn destination_options(&self) -> Vec<OsString> {
         let mut options = self.machine_options();
         let path = self.fault_path.word();
-        let flags = self.postcopy_flags.to_string();
         let incoming = ["-incoming", "defer", "-postcopy", "-postcopy-fault", path];
         options.extend(incoming.map(Into::into));
-        options.extend(["-postcopy-flags".into(), flags.into()]);
+        if let Some(flags) = self.postcopy_flags {
+            options.extend(["-postcopy-flags".into(), flags.to_string().into()]);
+        }
         options
     }
 

@@ -164,7 +164,8 @@ pub(super) static GROUPS: &[(&str, &[OptionRow])] = &[
             one(
                 "postcopy-flags",
                 "0|1",
-                "1: map pages on arrival (they always are, as the kernel now works)",
+                "place arriving pages through the page cache of a memfd: 0 maps each when it is\n\
+                 touched, 1 as it arrives; not given: pages are copied into place",
                 |draft, text| {
                     draft.postcopy_flags = Some(values::postcopy_flags(text)?);
                     Ok(())

@@ -114,7 +114,7 @@ fn finish(mut draft: Draft, terminal: bool) -> Result<VmCommand, String> {
         }
     }
     config.command_line = draft.append.unwrap_or_default();
-    config.postcopy_flags = draft.postcopy_flags.unwrap_or_default();
+    config.postcopy_flags = draft.postcopy_flags;
     config.fault_path = draft.fault_path.unwrap_or_default();
     Ok(VmCommand { config, serial, monitors, pidfile: draft.pidfile })
 }

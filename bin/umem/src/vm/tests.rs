@@ -51,7 +51,7 @@ fn a_whole_command_line_lands_in_the_configuration() {
     let drives: Vec<_> = config.drives.iter().map(|d| (d.path.to_str(), d.read_only)).collect();
     assert_eq!(drives, [(Some("a,b.raw"), true), (Some("c"), false)]);
     assert!(config.rng && config.start_paused && !config.virtio_console);
-    assert_eq!(config.postcopy_flags, 1);
+    assert_eq!(config.postcopy_flags, Some(1));
     assert_eq!(config.fault_path, FaultPath::Uffd);
     assert_eq!(got.monitors, [MonitorSpec { kind: Kind::Json, place: Place::Unix("/q".into()) }]);
     assert_eq!(got.pidfile, Some("p".into()));

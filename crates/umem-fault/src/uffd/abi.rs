@@ -8,6 +8,8 @@ pub(super) const USER_MODE_ONLY: i32 = 1;
 pub(super) const REGISTER_MISSING: u64 = 1;
 /// `UFFDIO_REGISTER_MODE_WP`.
 pub(super) const REGISTER_WRITE_PROTECT: u64 = 2;
+/// `UFFDIO_REGISTER_MODE_MINOR`.
+pub(super) const REGISTER_MINOR: u64 = 4;
 /// `UFFD_EVENT_PAGEFAULT`.
 pub(super) const EVENT_PAGEFAULT: u8 = 0x12;
 
@@ -43,7 +45,7 @@ pub(super) struct Copy {
     pub(super) copy: i64,
 }
 
-/// `struct uffdio_zeropage` and `struct uffdio_poison` alike.
+/// `struct uffdio_zeropage`, `struct uffdio_continue` and `struct uffdio_poison` alike.
 #[repr(C)]
 pub(super) struct Fill {
     pub(super) range: Range,
@@ -80,6 +82,7 @@ pub(super) const UFFDIO_UNREGISTER: u64 = command(READ, 0x01, size_of::<Range>()
 pub(super) const UFFDIO_WAKE: u64 = command(READ, 0x02, size_of::<Range>());
 pub(super) const UFFDIO_COPY: u64 = command(READ_WRITE, 0x03, size_of::<Copy>());
 pub(super) const UFFDIO_ZEROPAGE: u64 = command(READ_WRITE, 0x04, size_of::<Fill>());
+pub(super) const UFFDIO_CONTINUE: u64 = command(READ_WRITE, 0x07, size_of::<Fill>());
 pub(super) const UFFDIO_POISON: u64 = command(READ_WRITE, 0x08, size_of::<Fill>());
 /// Of /dev/userfaultfd: makes a userfaultfd.
 pub(super) const USERFAULTFD_IOC_NEW: u64 = command(0, 0x00, 0);
@@ -89,4 +92,5 @@ const _: () = assert!(size_of::<Message>() == 32);
 const _: () = assert!(UFFDIO_API == 0xc018_aa3f && UFFDIO_REGISTER == 0xc020_aa00);
 const _: () = assert!(UFFDIO_UNREGISTER == 0x8010_aa01 && UFFDIO_WAKE == 0x8010_aa02);
 const _: () = assert!(UFFDIO_COPY == 0xc028_aa03 && UFFDIO_ZEROPAGE == 0xc020_aa04);
+const _: () = assert!(UFFDIO_CONTINUE == 0xc020_aa07);
 const _: () = assert!(UFFDIO_POISON == 0xc020_aa08 && USERFAULTFD_IOC_NEW == 0xaa00);

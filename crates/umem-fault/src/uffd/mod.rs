@@ -112,6 +112,12 @@ impl Userfaultfd {
         self.register_for(abi::REGISTER_MISSING, start, len)
     }
 
+    /// Takes over the missing pages of a range of shared memory, and those that are there but not
+    /// mapped.
+    pub(crate) fn register_minor(&self, start: u64, len: u64) -> rustix::io::Result<()> {
+        self.register_for(abi::REGISTER_MISSING | abi::REGISTER_MINOR, start, len)
+    }
+
     /// Makes the pages of a range ones that can be write-protected; no longer told when missing.
     pub(crate) fn register_writes(&self, start: u64, len: u64) -> rustix::io::Result<()> {
         self.register_for(abi::REGISTER_WRITE_PROTECT, start, len)
@@ -145,6 +151,11 @@ impl Userfaultfd {
     /// Puts zeroes in place and wakes who waits for them. Not for hugetlb memory.
     pub(crate) fn zero(&self, start: u64, len: u64) -> Result<(), Partial> {
         self.fill(abi::UFFDIO_ZEROPAGE, start, len)
+    }
+
+    /// Maps pages that are in the memory's file, and wakes who waits for them.
+    pub(crate) fn map(&self, start: u64, len: u64) -> Result<(), Partial> {
+        self.fill(abi::UFFDIO_CONTINUE, start, len)
     }
 
     /// Makes pages fail for whoever touches them.

@@ -9,6 +9,7 @@ use rustix::fs::MemfdFlags;
 use rustix::mm::{Advice, MprotectFlags};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use vm_memory::mmap::MmapRegionBuilder;
@@ -65,6 +66,15 @@ impl Mapping {
     pub(super) fn address(&self, offset: u64) -> Option<NonNull<u8>> {
         let offset = usize::try_from(offset).ok().filter(|&offset| offset < self.region.size())?;
         NonNull::new(self.region.as_ptr().wrapping_add(offset))
+    }
+
+    pub(super) fn has_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    pub(super) fn put_in_file(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let file = self.file.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        file.write_all_at(bytes, offset)
     }
 
     pub(super) fn clear(&self) -> io::Result<()> {
