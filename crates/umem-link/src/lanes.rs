@@ -1,9 +1,11 @@
 //! The open connections of a migration, and the threads inside them.
 
 use crate::channel::{ByteCounts, ChannelControl};
-use std::io;
+use crate::lane::{FrameReader, LaneError};
+use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use umem_wire::{MAX_CONTROL_BODY, WireError};
 
 #[derive(Default)]
 struct Inner {
@@ -36,6 +38,29 @@ impl Lanes {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body)?;
         self.with(|inner| inner.threads.push(thread));
         Ok(())
+    }
+
+    /// Reads a control connection in a thread of its own: each message, and at last why there are no
+    /// more, goes to `hear`, until that wants no more.
+    pub(crate) fn listen<M: 'static>(
+        &self,
+        name: &str,
+        reader: Box<dyn Read + Send>,
+        decode: fn(u8, &[u8]) -> Result<M, WireError>,
+        hear: impl Fn(Result<M, LaneError>) -> bool + Send + 'static,
+    ) -> io::Result<()> {
+        self.spawn(name, move || {
+            let mut frames = FrameReader::new(reader, MAX_CONTROL_BODY);
+            loop {
+                let message = frames
+                    .next()
+                    .and_then(|frame| decode(frame.kind, frame.body).map_err(LaneError::from));
+                let last = message.is_err();
+                if !hear(message) || last {
+                    return;
+                }
+            }
+        })
     }
 
     /// Ends all connections, those under way and those to come.

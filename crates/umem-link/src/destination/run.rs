@@ -2,7 +2,7 @@
 
 use super::{Event, Shared, View};
 use crate::channel::Channel;
-use crate::lane::{Arrivals, CreditGiver, FrameReader, LaneError, PageReceiver, RequestLane};
+use crate::lane::{Arrivals, CreditGiver, LaneError, PageReceiver, RequestLane};
 use crate::lanes::{Lanes, give_way};
 use crate::meter::Meter;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -12,9 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use umem_fault::FaultPlane;
 use umem_migrate::{Destination, DestinationAction, DestinationEvent, DestinationState};
-use umem_wire::{
-    MAX_CONTROL_BODY, MachineDescription, Ownership, Role, SessionId, ToDestination, ToSource,
-};
+use umem_wire::{MachineDescription, Ownership, Role, SessionId, ToDestination, ToSource};
 
 /// Longest sleep of the thread; its deadlines are shorter.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -125,22 +123,16 @@ impl Runner<'_> {
 
     fn listen(&mut self, reader: Box<dyn Read + Send>) {
         let events = self.events.clone();
-        let listener = move || {
-            let mut frames = FrameReader::new(reader, MAX_CONTROL_BODY);
-            loop {
-                let message = frames.next().and_then(|frame| {
-                    Ok::<_, LaneError>(ToDestination::decode(frame.kind, frame.body)?)
-                });
-                let (event, last) = match message {
-                    Ok(message) => (DestinationEvent::Message(message), false),
-                    Err(error) => (DestinationEvent::LinkLost(error.to_string()), true),
-                };
-                if events.send(Event::Engine(event)).is_err() || last {
-                    return;
-                }
-            }
+        let hear = move |message: Result<ToDestination, LaneError>| {
+            let event = match message {
+                Ok(message) => DestinationEvent::Message(message),
+                Err(error) => DestinationEvent::LinkLost(error.to_string()),
+            };
+            events.send(Event::Engine(event)).is_ok()
         };
-        if let Err(error) = self.lanes.spawn("incoming-control", listener) {
+        if let Err(error) =
+            self.lanes.listen("incoming-control", reader, ToDestination::decode, hear)
+        {
             self.handle(DestinationEvent::LinkLost(format!("no thread: {error}")));
         }
     }

@@ -3,7 +3,7 @@
 use super::lanes::{First, PageLanes, Session};
 use super::{Event, Shared, SourceOptions};
 use crate::channel::{Channel, MuxChannels, split};
-use crate::lane::{CreditWindow, FrameReader, LaneError, PageSender};
+use crate::lane::{CreditWindow, LaneError, PageSender};
 use crate::lanes::give_way;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use umem_memory::FrozenRam;
 use umem_migrate::{Source, SourceAction, SourceEvent, SourceState};
-use umem_wire::{MAX_CONTROL_BODY, ToDestination, ToSource};
+use umem_wire::{ToDestination, ToSource};
 
 /// The reason of a migration that was given up by us.
 const CANCELLED: &str = "cancelled";
@@ -145,22 +145,15 @@ impl Runner<'_> {
     /// Hands what the destination says to the state machine, from a thread of its own.
     fn listen(&mut self, reader: Box<dyn Read + Send>) {
         let events = self.events.clone();
-        let listener = move || {
-            let mut frames = FrameReader::new(reader, MAX_CONTROL_BODY);
-            loop {
-                let message = frames.next().and_then(|frame| {
-                    Ok::<_, LaneError>(ToSource::decode(frame.kind, frame.body)?)
-                });
-                let (event, last) = match message {
-                    Ok(message) => (SourceEvent::Message(message), false),
-                    Err(error) => (SourceEvent::LinkLost(error.to_string()), true),
-                };
-                if events.send(Event::Engine(event)).is_err() || last {
-                    return;
-                }
-            }
+        let hear = move |message: Result<ToSource, LaneError>| {
+            let event = match message {
+                Ok(message) => SourceEvent::Message(message),
+                Err(error) => SourceEvent::LinkLost(error.to_string()),
+            };
+            events.send(Event::Engine(event)).is_ok()
         };
-        if let Err(error) = self.shared.lanes.spawn("migration-in", listener) {
+        if let Err(error) = self.shared.lanes.listen("migration-in", reader, ToSource::decode, hear)
+        {
             self.handle(SourceEvent::LinkLost(format!("no thread: {error}")));
         }
     }
