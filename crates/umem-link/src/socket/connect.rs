@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The name is not known.
-    #[error("cannot find the host of {endpoint}: {source}; check its name, or give its address")]
+    #[error("cannot find the host of {endpoint}: {error}; check its name, or give its address")]
     Name {
         /// Where to.
         endpoint: Endpoint,
         /// What the resolver says.
-        source: io::Error,
+        error: io::Error,
     },
     /// Somebody is there, but nobody listens.
     #[error(
@@ -53,12 +53,12 @@ pub enum ConnectError {
         number: i32,
     },
     /// Anything else.
-    #[error("cannot connect to {endpoint}: {source}")]
+    #[error("cannot connect to {endpoint}: {error}")]
     Other {
         /// Where to.
         endpoint: Endpoint,
         /// What the system says.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -78,11 +78,11 @@ pub fn connect(
         Endpoint::Fd(number) => match descriptor::duplicate(*number) {
             Ok(socket) if is_listening(&socket) => Err(ConnectError::Listening { number: *number }),
             Ok(socket) => Ok(socket),
-            Err(source) => Err(ConnectError::Other { endpoint: endpoint.clone(), source }),
+            Err(error) => Err(ConnectError::Other { endpoint: endpoint.clone(), error }),
         },
     }?;
     tune(&socket, purpose)
-        .map_err(|source| ConnectError::Other { endpoint: endpoint.clone(), source })?;
+        .map_err(|error| ConnectError::Other { endpoint: endpoint.clone(), error })?;
     Ok(socket)
 }
 
@@ -97,7 +97,7 @@ fn connect_tcp(
         None => vec![(Ipv4Addr::LOCALHOST, port).into()],
         Some(host) => (host, port)
             .to_socket_addrs()
-            .map_err(|source| ConnectError::Name { endpoint: endpoint.clone(), source })?
+            .map_err(|error| ConnectError::Name { endpoint: endpoint.clone(), error })?
             .collect(),
     };
     let deadline = Instant::now() + within;
@@ -148,15 +148,15 @@ fn attempt(
     }
 }
 
-fn explain(endpoint: &Endpoint, source: io::Error, within: Duration) -> ConnectError {
+fn explain(endpoint: &Endpoint, error: io::Error, within: Duration) -> ConnectError {
     let endpoint = endpoint.clone();
-    match source.kind() {
+    match error.kind() {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => {
             ConnectError::Refused { endpoint }
         }
         io::ErrorKind::TimedOut => ConnectError::Timeout { endpoint, seconds: within.as_secs() },
         io::ErrorKind::Interrupted => ConnectError::Cancelled { endpoint },
-        _ => ConnectError::Other { endpoint, source },
+        _ => ConnectError::Other { endpoint, error },
     }
 }
 

@@ -27,12 +27,12 @@ pub enum ListenError {
         endpoint: Endpoint,
     },
     /// Anything else.
-    #[error("cannot listen on {endpoint}: {source}")]
+    #[error("cannot listen on {endpoint}: {error}")]
     Other {
         /// Where.
         endpoint: Endpoint,
         /// What the system says.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -65,9 +65,9 @@ impl Listener {
     /// # Errors
     /// See [`ListenError`].
     pub fn bind(endpoint: &Endpoint) -> Result<Self, ListenError> {
-        let explain = |source: io::Error| match source.kind() {
+        let explain = |error: io::Error| match error.kind() {
             io::ErrorKind::AddrInUse => ListenError::InUse { endpoint: endpoint.clone() },
-            _ => ListenError::Other { endpoint: endpoint.clone(), source },
+            _ => ListenError::Other { endpoint: endpoint.clone(), error },
         };
         let mut bound_path = None;
         let mut actual = endpoint.clone();
@@ -198,7 +198,7 @@ fn clear_stale(endpoint: &Endpoint, path: &Path) -> Result<(), ListenError> {
     match std::os::unix::net::UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path)
-                .map_err(|source| ListenError::Other { endpoint: endpoint.clone(), source })
+                .map_err(|error| ListenError::Other { endpoint: endpoint.clone(), error })
         }
         _ => Err(ListenError::InUse { endpoint: endpoint.clone() }),
     }
