@@ -11,6 +11,7 @@ pub use listen::{ListenError, Listener};
 use rustix::net::sockopt;
 use socket2::{Domain, Socket, TcpKeepalive};
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// What a connection is for, as far as its socket settings go.
@@ -64,7 +65,10 @@ fn is_listening(socket: &Socket) -> bool {
 pub(crate) fn peer_name(socket: &Socket) -> String {
     let address = socket.peer_addr().ok();
     match address.as_ref().and_then(socket2::SockAddr::as_socket) {
-        Some(address) => format!("tcp:{address}"),
+        Some(address) => {
+            // An IPv4 peer of a socket for both families, as people write it.
+            format!("tcp:{}", SocketAddr::new(address.ip().to_canonical(), address.port()))
+        }
         None => match address.as_ref().and_then(|address| address.as_pathname()) {
             Some(path) => format!("unix:{}", path.display()),
             None => "a local process".to_owned(),
