@@ -16,7 +16,7 @@ mod status;
 mod uri;
 mod wake;
 
-pub use destination::{DestinationListener, DestinationOptions, DestinationSession, StartError};
+pub use destination::{DestinationListener, DestinationOptions, StartError};
 pub use host::{DestinationVm, SourceVm, StoppedGuest};
 pub use source::{SourceOptions, SourceSession};
 pub use status::{DowntimeParts, End, FaultLatency, MigrationStatus, PageCounts};

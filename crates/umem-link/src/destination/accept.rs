@@ -190,17 +190,6 @@ fn begin(shared: &Arc<Shared>, opened: Opened, role: Role, channel: Channel) -> 
     Ok(())
 }
 
-/// A session over a connection that is there and carries everything.
-pub(super) fn open_session_over(
-    shared: &Arc<Shared>,
-    session: SessionId,
-    secret: Secret,
-    connection: Channel,
-) -> io::Result<()> {
-    let opened = open(shared, session, secret).ok_or(io::ErrorKind::AlreadyExists)?;
-    begin(shared, opened, Role::Multiplexed, connection)
-}
-
 fn inquiry(
     shared: &Shared,
     socket: Socket,

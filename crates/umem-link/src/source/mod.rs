@@ -4,7 +4,6 @@ mod background;
 mod lanes;
 mod run;
 
-use crate::channel::Channel;
 use crate::host::SourceVm;
 use crate::lane::Departures;
 use crate::lanes::Lanes;
@@ -96,20 +95,6 @@ impl SourceSession {
         layout: umem_memory::RamLayout,
         options: SourceOptions,
     ) -> io::Result<Self> {
-        Self::start_over(peer, None, vm, layout, options)
-    }
-
-    /// As [`Self::start`], over a connection that is there: one that carries everything, or for tests.
-    ///
-    /// # Errors
-    /// When the system has no thread or descriptor left.
-    pub fn start_over(
-        peer: Endpoint,
-        connection: Option<Channel>,
-        vm: Arc<dyn SourceVm>,
-        layout: umem_memory::RamLayout,
-        options: SourceOptions,
-    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             peer,
             vm,
@@ -127,7 +112,7 @@ impl SourceSession {
         let (events, inbox) = crossbeam_channel::unbounded();
         let (theirs, sender) = (shared.clone(), events.clone());
         std::thread::Builder::new().name("migration".to_owned()).spawn(move || {
-            run::run(&theirs, &sender, &inbox, connection, options);
+            run::run(&theirs, &sender, &inbox, options);
         })?;
         Ok(Self { shared, events })
     }
@@ -169,7 +154,7 @@ impl SourceSession {
                 background: count(&departures.background),
                 fill: count(&departures.fill),
                 duplicate: 0,
-                total: shared.plan.remaining() + tally.pages,
+                total: shared.plan.total(),
                 remaining: shared.plan.remaining(),
             },
             faults: FaultLatency::default(),

@@ -2,7 +2,7 @@
 
 use super::lanes::{First, PageLanes, Session};
 use super::{Event, Shared, SourceOptions};
-use crate::channel::{Channel, MuxChannels, split};
+use crate::channel::Channel;
 use crate::lane::{CreditWindow, LaneError, PageSender};
 use crate::lanes::give_way;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -29,16 +29,9 @@ pub(super) fn run(
     shared: &Arc<Shared>,
     events: &Sender<Event>,
     inbox: &Receiver<Event>,
-    connection: Option<Channel>,
     options: SourceOptions,
 ) {
-    let connected = match connection {
-        None => Session::new().and_then(|session| {
-            let first = session.open(shared)?;
-            Ok((Some(session), first))
-        }),
-        Some(connection) => whole(shared, connection).map(|first| (None, first)),
-    };
+    let connected = Session::new().and_then(|session| Ok((session, session.open(shared)?)));
     let (session, First { control, pages }) = match connected {
         Ok(connected) if !shared.cancelled.load(Ordering::Acquire) => connected,
         failed => {
@@ -72,16 +65,6 @@ pub(super) fn run(
     let (state, error) = (runner.engine.state(), runner.engine.error().map(str::to_owned));
     drop(runner);
     finish(shared, state, error.as_deref(), inbox);
-}
-
-/// One connection that carries everything, opened by the caller.
-fn whole(shared: &Shared, connection: Channel) -> Result<First, String> {
-    let MuxChannels { demand, control, bulk } =
-        split(connection).map_err(|error| error.to_string())?;
-    for lane in [&demand, &control, &bulk] {
-        shared.lanes.add(lane.control.clone());
-    }
-    Ok(First { control, pages: Some(PageLanes { demand, bulk: vec![bulk] }) })
 }
 
 fn finish(shared: &Shared, state: SourceState, error: Option<&str>, inbox: &Receiver<Event>) {
@@ -123,8 +106,7 @@ fn publish(shared: &Shared, state: SourceState, error: Option<&str>) {
 struct Runner<'a> {
     shared: &'a Arc<Shared>,
     events: &'a Sender<Event>,
-    /// `None` over a connection that cannot be made again.
-    session: Option<Session>,
+    session: Session,
     options: SourceOptions,
     engine: Source,
     writer: Box<dyn Write + Send>,
@@ -320,8 +302,7 @@ impl Runner<'_> {
 
     fn open_pages(&mut self) -> Result<(), String> {
         if self.pages.is_none() {
-            let session = self.session.ok_or("the connection carries no pages")?;
-            self.pages = Some(session.open_pages(self.shared, self.options.bulk_lanes)?);
+            self.pages = Some(self.session.open_pages(self.shared, self.options.bulk_lanes)?);
         }
         Ok(())
     }
@@ -400,10 +381,7 @@ impl Runner<'_> {
 
     fn inquire(&mut self) {
         let (shared, events) = (self.shared.clone(), self.events.clone());
-        let Some(session) = self.session else {
-            let none = "this connection cannot be made again to ask".to_owned();
-            return self.handle(SourceEvent::Answer(Err(none)));
-        };
+        let session = self.session;
         let ask = move || {
             let answer = SourceEvent::Answer(session.inquire(&shared));
             let _ = events.send(Event::Engine(answer));
