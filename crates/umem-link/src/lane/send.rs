@@ -5,7 +5,7 @@ use crate::channel::write_all_vectored;
 use std::io::{IoSlice, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use umem_memory::{FrozenRam, PageIndex, PageRange};
+use umem_memory::{FrozenRam, PageIndex, PageRange, RamLayout};
 use umem_migrate::{SendPlan, Tally, Wanted};
 use umem_wire::{
     Cause, MAX_CONTROL_BODY, PageKind, PagesBuilder, RunFrame, decode_request, page_hash,
@@ -100,7 +100,7 @@ impl PageSender {
     fn send_wanted(&self, writer: &mut dyn Write, order: &[Wanted]) -> Result<(), LaneError> {
         let mut tally = Tally::default();
         let mut heads = Vec::new();
-        for run in order.chunk_by(|a, b| a.page.0 + 1 == b.page.0 && a.cause == b.cause) {
+        for run in joined(order, self.ram.ram().layout()) {
             for run in run.chunks(CHUNK_PAGES as usize) {
                 let Some(first) = run.first() else { continue };
                 let mut frame = PagesBuilder::new(first.page.0, first.cause, self.page_bytes());
@@ -235,6 +235,14 @@ impl PageSender {
     }
 }
 
+/// The parts of an order that can go in one frame: pages that adjoin, of one block and one cause.
+fn joined<'a>(order: &'a [Wanted], layout: &'a RamLayout) -> impl Iterator<Item = &'a [Wanted]> {
+    let same_block = |a: PageIndex, b| layout.index_of(a) == layout.index_of(b);
+    order.chunk_by(move |a, b| {
+        a.page.0 + 1 == b.page.0 && a.cause == b.cause && same_block(a.page, b.page)
+    })
+}
+
 /// The byte of which a page consists, if it is one.
 fn repeated_byte(page: &[u8]) -> Option<u8> {
     let (first, rest) = page.split_first()?;
@@ -245,6 +253,25 @@ fn repeated_byte(page: &[u8]) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use umem_memory::{GuestAddress, PageSize, RamBlockSpec};
+
+    #[test]
+    fn no_frame_goes_beyond_the_end_of_a_block() {
+        let block = |name: &str, address, pages: u64| RamBlockSpec {
+            name: name.into(),
+            guest_address: GuestAddress(address),
+            bytes: pages * PageSize::SMALL.bytes(),
+        };
+        let blocks = vec![block("low", 0, 4), block("high", 1 << 20, 4)];
+        let layout = RamLayout::new(PageSize::SMALL, blocks).unwrap();
+        let order =
+            [(2, Cause::Demand), (3, Cause::Demand), (4, Cause::Demand), (5, Cause::Prefault)]
+                .map(|(page, cause)| Wanted { page: PageIndex(page), cause, first: true });
+        let runs: Vec<Vec<u64>> = joined(&order, &layout)
+            .map(|run| run.iter().map(|wanted| wanted.page.0).collect())
+            .collect();
+        assert_eq!(runs, [vec![2, 3], vec![4], vec![5]]);
+    }
 
     #[test]
     fn only_pages_of_one_byte_are_taken_for_such() {

@@ -95,7 +95,8 @@ impl World {
     pub(crate) fn assert_whole(&self, source: &Source) {
         source.wait_ended();
         let status = source.session.status();
-        assert_eq!((status.error.as_deref(), &*status.phase), (None, "completed"));
+        let here = self.listener.status();
+        assert_eq!((status.error.as_deref(), &*status.phase), (None, "completed"), "{here:?}");
         wait_for("the destination's end", || {
             let status = self.listener.status();
             assert_eq!(status.error, None, "{status:?}");
