@@ -7,7 +7,7 @@ mod request;
 mod send;
 
 pub(crate) use credit::{CreditGiver, CreditWindow};
-pub(crate) use frames::FrameReader;
+pub(crate) use frames::{Frame, FrameReader};
 pub(crate) use receive::{Arrivals, PageReceiver};
 pub(crate) use request::{RequestCounts, RequestLane};
 pub(crate) use send::{Departures, PageSender};

@@ -1,6 +1,6 @@
 //! The destination's lanes: pages from the connection, checked, put in place, counted.
 
-use super::{FrameReader, LaneError, RequestCounts};
+use super::{Frame, FrameReader, LaneError, RequestCounts};
 use std::cell::RefCell;
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,16 +65,27 @@ impl PageReceiver {
         loop {
             let frame = frames.next()?;
             let bytes = frame.wire_bytes();
-            match PagesFrame::decode(frame.kind, frame.body, page_bytes)? {
-                PagesFrame::Pages(head) => self.pages(&head)?,
-                PagesFrame::Run(run) => {
-                    let range = self.checked(run.start, run.count)?;
-                    self.place(range, Content::Fill(run.byte), run.cause, |_| {
-                        PageKind::Fill(run.byte)
-                    })?;
-                }
+            let placed = self.take_in(&frame, page_bytes);
+            // Copies that come once all pages are here find page service gone. They are read all the
+            // same: over a connection that carries everything, the source's last word is behind them.
+            if !self.all_arrived() {
+                placed?;
             }
             dealt_with(bytes)?;
+        }
+    }
+
+    fn all_arrived(&self) -> bool {
+        self.arrivals.tally().pages == self.layout.total_pages()
+    }
+
+    fn take_in(&self, frame: &Frame<'_>, page_bytes: usize) -> Result<(), LaneError> {
+        match PagesFrame::decode(frame.kind, frame.body, page_bytes)? {
+            PagesFrame::Pages(head) => self.pages(&head),
+            PagesFrame::Run(run) => {
+                let range = self.checked(run.start, run.count)?;
+                self.place(range, Content::Fill(run.byte), run.cause, |_| PageKind::Fill(run.byte))
+            }
         }
     }
 
