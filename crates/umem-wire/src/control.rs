@@ -13,8 +13,42 @@ pub const MAX_STATE_BYTES: u64 = 64 << 20;
 
 const _: () = assert!(STATE_PIECE_BYTES <= MAX_CONTROL_BODY);
 
+/// Longest bitmap of pages in one message, bytes.
+pub const DISCARD_PIECE_BYTES: usize = 60 * 1024;
+
+const _: () = assert!(DISCARD_PIECE_BYTES + 8 <= MAX_CONTROL_BODY);
+
 /// A text for people, at most 1 KiB.
 pub type Text = String;
+
+/// When pages may be sent, relative to the switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mode {
+    /// Rounds of them come before it.
+    pub precopy: bool,
+    /// Some may follow after it.
+    pub postcopy: bool,
+}
+
+impl Mode {
+    /// All pages after the switch.
+    pub const POSTCOPY: Self = Self { precopy: false, postcopy: true };
+    /// All pages before the switch.
+    pub const PRECOPY: Self = Self { precopy: true, postcopy: false };
+    /// Rounds first, the rest after the switch.
+    pub const HYBRID: Self = Self { precopy: true, postcopy: true };
+
+    fn bits(self) -> u8 {
+        u8::from(self.precopy) | u8::from(self.postcopy) << 1
+    }
+
+    fn from_bits(bits: u8) -> Result<Self, WireError> {
+        match bits {
+            1..=3 => Ok(Self { precopy: bits & 1 != 0, postcopy: bits & 2 != 0 }),
+            _ => Err(WireError::Value { field: "mode of a migration", value: u64::from(bits) }),
+        }
+    }
+}
 
 /// Who runs the guest, as the destination answers an inquiry. Each answer is final.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,11 +71,24 @@ pub enum ToDestination {
         machine: MachineDescription,
         /// Connections for bulk that the source will open.
         bulk_lanes: u8,
+        /// When it will send pages.
+        mode: Mode,
     },
+    /// Copies of these pages that were sent in rounds are void: the guest has written them since.
+    Discard {
+        /// The page of the first bit.
+        start: u64,
+        /// A bit a page, from the low bits of each byte up; at most [`DISCARD_PIECE_BYTES`].
+        bits: Vec<u8>,
+    },
+    /// No more rounds: watch all pages that are not there, and serve them once the guest runs.
+    BeginPageService,
     /// The device state follows, in pieces.
     StateLength {
         /// Bytes of the package.
         bytes: u64,
+        /// The round whose pages must be in place before it is loaded; 0: none.
+        after_round: u32,
     },
     /// The next piece of it.
     StatePiece(Vec<u8>),
@@ -71,6 +118,15 @@ pub enum ToSource {
         /// Bytes of bulk that may be under way unacknowledged, on each lane.
         credit_bytes: u32,
     },
+    /// All pages of this round and of those before it are in place.
+    RoundPlaced {
+        /// The round, as its ROUND-END said.
+        round: u32,
+        /// Over all copies placed and all pages discarded so far.
+        digest: u128,
+    },
+    /// Page service is up: pages may follow after the switch.
+    PageServiceReady,
     /// The machine is not taken, or the guest cannot go on here. Before the handover.
     Refused(Text),
     /// Device state is loaded; the guest can run.
@@ -99,6 +155,8 @@ mod kind {
     pub(super) const DIGEST_DIFFERS: u8 = 6;
     pub(super) const CANCEL: u8 = 7;
     pub(super) const WHO_RUNS: u8 = 8;
+    pub(super) const DISCARD: u8 = 9;
+    pub(super) const BEGIN_PAGE_SERVICE: u8 = 10;
 
     pub(super) const READY: u8 = 1;
     pub(super) const REFUSED: u8 = 2;
@@ -108,6 +166,8 @@ mod kind {
     pub(super) const COMPLETE: u8 = 6;
     pub(super) const TROUBLE: u8 = 7;
     pub(super) const OWNER: u8 = 8;
+    pub(super) const ROUND_PLACED: u8 = 9;
+    pub(super) const PAGE_SERVICE_READY: u8 = 10;
 }
 
 fn unknown(value: u8) -> WireError {
@@ -119,13 +179,19 @@ impl ToDestination {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Describe { machine, bulk_lanes } => framed(kind::DESCRIBE, |out| {
-                out.push(*bulk_lanes);
+            Self::Describe { machine, bulk_lanes, mode } => framed(kind::DESCRIBE, |out| {
+                out.extend_from_slice(&[*bulk_lanes, mode.bits()]);
                 machine.put(out);
             }),
-            Self::StateLength { bytes } => {
-                framed(kind::STATE_LENGTH, |out| out.extend_from_slice(&bytes.to_le_bytes()))
-            }
+            Self::Discard { start, bits } => framed(kind::DISCARD, |out| {
+                out.extend_from_slice(&start.to_le_bytes());
+                out.extend_from_slice(bits);
+            }),
+            Self::BeginPageService => framed(kind::BEGIN_PAGE_SERVICE, |_| ()),
+            Self::StateLength { bytes, after_round } => framed(kind::STATE_LENGTH, |out| {
+                out.extend_from_slice(&bytes.to_le_bytes());
+                out.extend_from_slice(&after_round.to_le_bytes());
+            }),
             Self::StatePiece(piece) => {
                 framed(kind::STATE_PIECE, |out| out.extend_from_slice(piece))
             }
@@ -149,15 +215,26 @@ impl ToDestination {
         let mut body = BodyReader::new(kind, body);
         let message = match kind {
             kind::DESCRIBE => {
-                let bulk_lanes = body.u8()?;
-                Self::Describe { machine: MachineDescription::take(&mut body)?, bulk_lanes }
+                let (bulk_lanes, mode) = (body.u8()?, Mode::from_bits(body.u8()?)?);
+                let machine = MachineDescription::take(&mut body)?;
+                Self::Describe { machine, bulk_lanes, mode }
             }
+            kind::DISCARD => {
+                let start = body.u64()?;
+                let bits = body.rest();
+                if bits.len() > DISCARD_PIECE_BYTES {
+                    let (bytes, limit) = (bits.len() as u64, DISCARD_PIECE_BYTES as u64);
+                    return Err(WireError::TooLong { kind, bytes, limit });
+                }
+                Self::Discard { start, bits: bits.to_vec() }
+            }
+            kind::BEGIN_PAGE_SERVICE => Self::BeginPageService,
             kind::STATE_LENGTH => {
                 let bytes = body.u64()?;
                 if bytes > MAX_STATE_BYTES {
                     return Err(WireError::TooLong { kind, bytes, limit: MAX_STATE_BYTES });
                 }
-                Self::StateLength { bytes }
+                Self::StateLength { bytes, after_round: body.u32()? }
             }
             kind::STATE_PIECE => Self::StatePiece(body.rest().to_vec()),
             kind::HANDOVER => Self::Handover { since_stop_ns: body.u64()? },
@@ -182,6 +259,11 @@ impl ToSource {
             Self::Ready { credit_bytes } => {
                 framed(kind::READY, |out| out.extend_from_slice(&credit_bytes.to_le_bytes()))
             }
+            Self::RoundPlaced { round, digest } => framed(kind::ROUND_PLACED, |out| {
+                out.extend_from_slice(&round.to_le_bytes());
+                out.extend_from_slice(&digest.to_le_bytes());
+            }),
+            Self::PageServiceReady => framed(kind::PAGE_SERVICE_READY, |_| ()),
             Self::Refused(text) => framed(kind::REFUSED, |out| put_text(out, text)),
             Self::Prepared => framed(kind::PREPARED, |_| ()),
             Self::Running => framed(kind::RUNNING, |_| ()),
@@ -204,6 +286,10 @@ impl ToSource {
         let mut body = BodyReader::new(kind, body);
         let message = match kind {
             kind::READY => Self::Ready { credit_bytes: body.u32()? },
+            kind::ROUND_PLACED => {
+                Self::RoundPlaced { round: body.u32()?, digest: u128::from_le_bytes(body.array()?) }
+            }
+            kind::PAGE_SERVICE_READY => Self::PageServiceReady,
             kind::REFUSED => Self::Refused(body.text()?),
             kind::PREPARED => Self::Prepared,
             kind::RUNNING => Self::Running,
@@ -245,13 +331,26 @@ mod tests {
         }
     }
 
+    fn mode() -> impl Strategy<Value = Mode> {
+        prop::sample::select(vec![Mode::PRECOPY, Mode::POSTCOPY, Mode::HYBRID])
+    }
+
     fn to_destination() -> impl Strategy<Value = ToDestination> {
         let text = "[ -~äß]{0,40}";
         prop_oneof![
-            (text, any::<(u32, u64)>(), any::<u8>()).prop_map(|(name, numbers, bulk_lanes)| {
-                ToDestination::Describe { machine: machine(name, numbers), bulk_lanes }
+            (text, any::<(u32, u64)>(), any::<u8>(), mode()).prop_map(
+                |(name, numbers, bulk_lanes, mode)| ToDestination::Describe {
+                    machine: machine(name, numbers),
+                    bulk_lanes,
+                    mode,
+                }
+            ),
+            (any::<u64>(), prop::collection::vec(any::<u8>(), 0..300))
+                .prop_map(|(start, bits)| ToDestination::Discard { start, bits }),
+            Just(ToDestination::BeginPageService),
+            (0..=MAX_STATE_BYTES, any::<u32>()).prop_map(|(bytes, after_round)| {
+                ToDestination::StateLength { bytes, after_round }
             }),
-            (0..=MAX_STATE_BYTES).prop_map(|bytes| ToDestination::StateLength { bytes }),
             prop::collection::vec(any::<u8>(), 0..300).prop_map(ToDestination::StatePiece),
             any::<u64>().prop_map(|since_stop_ns| ToDestination::Handover { since_stop_ns }),
             Just(ToDestination::DigestAgreed),
@@ -266,6 +365,9 @@ mod tests {
         use Ownership::{NeverGotIt, Refused, Running};
         prop_oneof![
             any::<u32>().prop_map(|credit_bytes| ToSource::Ready { credit_bytes }),
+            any::<(u32, u128)>()
+                .prop_map(|(round, digest)| ToSource::RoundPlaced { round, digest }),
+            Just(ToSource::PageServiceReady),
             text.prop_map(ToSource::Refused),
             Just(ToSource::Prepared),
             Just(ToSource::Running),
@@ -287,8 +389,9 @@ mod tests {
 
         #[test]
         fn a_torn_message_is_refused(message in to_destination(), cut in 1usize..20) {
-            // A piece of state is as long as its frame says, so it cannot be torn.
-            prop_assume!(!matches!(message, ToDestination::StatePiece(_)));
+            // These are as long as their frame says, so they cannot be torn.
+            use ToDestination::{Discard, StatePiece};
+            prop_assume!(!matches!(message, StatePiece(_) | Discard { .. }));
             let frame = message.encode();
             let body = &frame[FRAME_HEAD_BYTES..];
             prop_assume!(cut <= body.len());
@@ -308,19 +411,27 @@ mod tests {
         assert_eq!(handover, [4, 0, 0, 0, 8, 0, 0, 0, 0x34, 0x12, 0, 0, 0, 0, 0, 0]);
         assert_eq!(ToSource::Refused("no".into()).encode(), b"\x02\0\0\0\x04\0\0\0\x02\0no");
         assert_eq!(ToSource::Owner(Ownership::NeverGotIt).encode(), [8, 0, 0, 0, 1, 0, 0, 0, 3]);
-        let describe =
-            ToDestination::Describe { machine: machine("m".into(), (1, 2)), bulk_lanes: 1 };
-        let mut golden = vec![1, 0, 0, 0, 50, 0, 0, 0, 1, 1, 0, b'm', 1, 0, 0, 0, 0, 0x10, 0, 0];
+        let describe = ToDestination::Describe {
+            machine: machine("m".into(), (1, 2)),
+            bulk_lanes: 1,
+            mode: Mode::HYBRID,
+        };
+        let mut golden = vec![1, 0, 0, 0, 50, 0, 0, 0, 1, 3, 1, 0, b'm', 1, 0, 0, 0, 0, 0x10, 0, 0];
         golden.extend_from_slice(&[1, 0, 1, 0, b'm', 0, 0, 0, 0x80, 0, 0, 0, 0]);
         golden.extend_from_slice(&[2, 0, 0, 0, 0, 0, 0, 0]);
         golden.extend_from_slice(&[2, 0, 1, 0, b'm', 1, 0, b'm', 1, 0, b'm']);
         golden[4] = (golden.len() - FRAME_HEAD_BYTES) as u8;
         assert_eq!(describe.encode(), golden);
+        let discard = ToDestination::Discard { start: 5, bits: vec![0b101] }.encode();
+        assert_eq!(discard, [9, 0, 0, 0, 9, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 5]);
+        let placed = ToSource::RoundPlaced { round: 2, digest: 3 }.encode();
+        assert_eq!(placed[..12], [9, 0, 0, 0, 20, 0, 0, 0, 2, 0, 0, 0]);
     }
 
     #[test]
     fn a_state_that_claims_too_much_is_refused_before_memory_is_taken() {
-        let frame = ToDestination::StateLength { bytes: MAX_STATE_BYTES + 1 }.encode();
+        let length = ToDestination::StateLength { bytes: MAX_STATE_BYTES + 1, after_round: 0 };
+        let frame = length.encode();
         let error = ToDestination::decode(frame[0], &frame[8..]).unwrap_err();
         assert!(matches!(error, WireError::TooLong { .. }), "{error}");
     }
@@ -330,7 +441,13 @@ mod tests {
         let long = "x".repeat(100_000);
         for frame in [
             ToDestination::Cancel(long.clone()).encode(),
-            ToDestination::Describe { machine: machine(long, (1, 1)), bulk_lanes: 1 }.encode(),
+            ToDestination::Describe {
+                machine: machine(long, (1, 1)),
+                bulk_lanes: 1,
+                mode: Mode::POSTCOPY,
+            }
+            .encode(),
+            ToDestination::Discard { start: 0, bits: vec![0; DISCARD_PIECE_BYTES] }.encode(),
             ToDestination::StatePiece(vec![0; STATE_PIECE_BYTES]).encode(),
         ] {
             let head = frame[..FRAME_HEAD_BYTES].try_into().unwrap();

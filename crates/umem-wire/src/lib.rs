@@ -12,12 +12,15 @@ mod preface;
 mod reader;
 mod request;
 
-pub use control::{MAX_STATE_BYTES, Ownership, STATE_PIECE_BYTES, Text, ToDestination, ToSource};
+pub use control::{
+    DISCARD_PIECE_BYTES, MAX_STATE_BYTES, Mode, Ownership, STATE_PIECE_BYTES, Text, ToDestination,
+    ToSource,
+};
 pub use description::{Block, MAX_BLOCKS, MAX_DEVICES, MachineDescription};
 pub use frame::{FRAME_HEAD_BYTES, FrameHead, MAX_CONTROL_BODY};
 pub use pages::{
     Cause, MAX_CHUNK_PAGES, PageKind, PageOf, PagesBuilder, PagesFrame, PagesHead, RunFrame,
-    decode_credit, digest_term, encode_credit, page_hash,
+    decode_credit, digest_term, discard_term, encode_credit, encode_round_end, page_hash,
 };
 pub use preface::{
     Features, PREFACE_BYTES, Preface, REPLY_BYTES, Reply, Role, Secret, SessionId, VERSION, Verdict,

@@ -5,6 +5,7 @@
 //!         kinds: 2 bits a page | one byte a repeated-byte page | 8 bytes hash a content page
 //!         the content pages, end to end
 //!  RUN    start u64 | count u64 | byte u8 | cause u8
+//!  ROUND-END  round u32
 //! ```
 
 use crate::WireError;
@@ -17,6 +18,7 @@ pub const MAX_CHUNK_PAGES: usize = 256;
 
 const PAGES: u8 = 1;
 const RUN: u8 = 2;
+const ROUND_END: u8 = 3;
 const CREDIT: u8 = 1;
 
 /// Bytes of a PAGES body before its kinds.
@@ -33,6 +35,8 @@ pub enum Cause {
     Prefault = 2,
     /// Nobody asked.
     Background = 3,
+    /// The guest still runs at the source.
+    Precopy = 4,
 }
 
 impl Cause {
@@ -41,6 +45,7 @@ impl Cause {
             1 => Ok(Self::Demand),
             2 => Ok(Self::Prefault),
             3 => Ok(Self::Background),
+            4 => Ok(Self::Precopy),
             _ => Err(WireError::Value { field: "cause of pages", value: u64::from(value) }),
         }
     }
@@ -69,7 +74,7 @@ pub fn page_hash(page: u64, content: &[u8]) -> u64 {
     xxh3_64_with_seed(content, page)
 }
 
-/// A page's part in the digest over all pages: the parts are added, wrapping, in any order.
+/// A copy's part in the digest: the parts are added, wrapping, in any order.
 #[must_use]
 pub fn digest_term(page: u64, kind: PageKind) -> u128 {
     let (tag, value) = match kind {
@@ -77,6 +82,16 @@ pub fn digest_term(page: u64, kind: PageKind) -> u128 {
         PageKind::Fill(byte) => (2, u64::from(byte)),
         PageKind::Unreadable => (3, 0),
     };
+    term(page, tag, value)
+}
+
+/// The part in the digest of a page whose earlier copies are discarded.
+#[must_use]
+pub fn discard_term(page: u64) -> u128 {
+    term(page, 0, 0)
+}
+
+fn term(page: u64, tag: u64, value: u64) -> u128 {
     let low = mix(mix(page ^ (tag << 62)) ^ value);
     let high = mix(low ^ page.rotate_left(32) ^ tag);
     (u128::from(high) << 64) | u128::from(low)
@@ -250,6 +265,8 @@ pub enum PagesFrame<'a> {
     Pages(PagesHead<'a>),
     /// Pages that all repeat one byte.
     Run(RunFrame),
+    /// All pages of this round that go this way have been sent (bulk only).
+    RoundEnd(u32),
 }
 
 impl<'a> PagesFrame<'a> {
@@ -289,6 +306,11 @@ impl<'a> PagesFrame<'a> {
                     PagesHead { start, cause, count, page_bytes, kinds, fills, hashes, content };
                 Ok(Self::Pages(head))
             }
+            ROUND_END => {
+                let round = body.u32()?;
+                body.finish()?;
+                Ok(Self::RoundEnd(round))
+            }
             RUN => {
                 let (start, count) = (body.u64()?, body.u64()?);
                 let (byte, cause) = (body.u8()?, Cause::decode(body.u8()?)?);
@@ -307,6 +329,12 @@ fn codes(kinds: &[u8], count: usize) -> impl Iterator<Item = u8> + '_ {
     let all =
         kinds.iter().flat_map(|byte| (0..KINDS_PER_BYTE).map(move |slot| byte >> (2 * slot) & 3));
     all.take(count)
+}
+
+/// What the source says on each bulk channel when all pages of a round have been sent there.
+#[must_use]
+pub fn encode_round_end(round: u32) -> Vec<u8> {
+    framed(ROUND_END, |out| out.extend_from_slice(&round.to_le_bytes()))
 }
 
 /// What the destination says on a bulk channel: so many bytes of frames have been dealt with.
@@ -375,6 +403,8 @@ mod tests {
             [2, 0, 0, 0, 18, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 4, 3];
         assert_eq!(run.encode(), golden);
         assert_eq!(decode(&golden), Ok(PagesFrame::Run(run)));
+        assert_eq!(encode_round_end(7), [3, 0, 0, 0, 4, 0, 0, 0, 7, 0, 0, 0]);
+        assert_eq!(decode(&encode_round_end(7)), Ok(PagesFrame::RoundEnd(7)));
         assert_eq!(encode_credit(1), [1, 0, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(decode_credit(1, &encode_credit(77)[8..]), Ok(77));
     }
