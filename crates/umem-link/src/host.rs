@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use umem_fault::FaultPlane;
-use umem_memory::FrozenRam;
-use umem_wire::MachineDescription;
+use umem_memory::{DirtySource, FrozenRam, GuestRam, PageBitmap};
+use umem_wire::{MachineDescription, Mode};
 
 /// A guest that stands still.
 pub struct StoppedGuest {
@@ -18,11 +18,31 @@ pub struct StoppedGuest {
     pub parts: Vec<(&'static str, Duration)>,
 }
 
+/// RAM of a guest that runs, and who knows what it writes.
+pub struct LiveRam {
+    /// RAM. It is only ever copied from.
+    pub ram: GuestRam,
+    /// All that writes it: vCPUs, devices, loaders. Off; started and stopped by who asked for it.
+    pub dirty: Arc<dyn DirtySource>,
+}
+
 /// The machine whose guest is to move. Called from the migration's thread alone, in the order of the
 /// phases; every call ends in bounded time.
 pub trait SourceVm: Send + Sync + 'static {
     /// The machine, for comparison with the destination's.
     fn describe(&self) -> MachineDescription;
+
+    /// RAM of the guest as it runs, for precopy. Called at most once.
+    ///
+    /// # Errors
+    /// Why its writes cannot be tracked.
+    fn live_ram(&self) -> Result<LiveRam, String>;
+
+    /// A round of precopy begins, from 1 up.
+    fn round_begun(&self, round: u32);
+
+    /// Takes so many per cent of their time from the vCPUs, 0 to 99, until told otherwise; 0 is none.
+    fn throttle(&self, percent: u8);
 
     /// Stops vCPUs, completes submitted I/O, unlocks disks and saves the guest. What the guest was
     /// doing is remembered in the package.
@@ -50,11 +70,19 @@ pub trait SourceVm: Send + Sync + 'static {
 /// The machine that takes a guest in. Called from the session's thread alone, in the order of the
 /// phases; every call ends in bounded time.
 pub trait DestinationVm: Send + Sync + 'static {
-    /// Compares the machine with ours, admits its memory, and puts RAM under a fault plane.
+    /// Compares the machine with ours, sees whether guests are taken in this mode, admits the memory.
+    /// RAM is as new: it reads as zero.
     ///
     /// # Errors
     /// What does not fit, with the numbers.
-    fn prepare(&self, machine: &MachineDescription) -> Result<Arc<FaultPlane>, String>;
+    fn admit(&self, machine: &MachineDescription, mode: Mode) -> Result<GuestRam, String>;
+
+    /// Puts RAM under a fault plane. Pages whose bit is set are there, all others are missing from
+    /// now on. Called at most once a session, when nothing writes RAM.
+    ///
+    /// # Errors
+    /// Why page faults cannot be had.
+    fn begin_page_service(&self, placed: &PageBitmap) -> Result<Arc<FaultPlane>, String>;
 
     /// Loads the guest's state.
     ///
@@ -68,7 +96,7 @@ pub trait DestinationVm: Send + Sync + 'static {
     /// Why it cannot run here. The source is told, and goes on with it.
     fn run(&self, pause: Duration) -> Result<(), String>;
 
-    /// All pages are here.
+    /// All pages are here; page service, where it was begun, is over.
     fn complete(&self);
 
     /// The session has ended before the handover: whatever came of the guest is void.

@@ -22,6 +22,8 @@ pub struct PageCounts {
     pub prefault: u64,
     /// Sent by the background.
     pub background: u64,
+    /// Sent in rounds of precopy, and valid at the switch.
+    pub precopy: u64,
     /// Of all of these, pages of one repeated byte (zero or other), sent without their content.
     pub fill: u64,
     /// Of all of these, copies that arrived when the page was already there (destination only).
@@ -30,6 +32,27 @@ pub struct PageCounts {
     pub total: u64,
     /// Pages not at the destination yet, as this end knows.
     pub remaining: u64,
+}
+
+/// Precopy so far. At the destination only what it can know is other than 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RoundsStatus {
+    /// Rounds begun, the last one, while the guest stood still, among them.
+    pub passes: u32,
+    /// Copies of pages sent in them (received, at the destination).
+    pub copies: u64,
+    /// Pages whose copies were declared void before the switch.
+    pub discarded: u64,
+    /// Pages written a second, over the last round.
+    pub dirty_pages_rate: f64,
+    /// Bytes sent a second, over the last round that says something about it.
+    pub send_rate: f64,
+    /// How long the guest would stand still if it were stopped now and moved by precopy,
+    /// milliseconds.
+    pub expected_downtime_ms: f64,
+    /// Time taken from the vCPUs, per cent.
+    pub throttle: u8,
 }
 
 /// Latency of page faults at the destination, in microseconds, from the fault to the page's presence.
@@ -71,7 +94,7 @@ pub struct MigrationStatus {
     /// `completed`, `failed`, `cancelled`; and `listening`, `prepared`, `handover-unknown`,
     /// `postcopy-paused` (link lost, pages missing).
     pub phase: String,
-    /// Kind of migration: `postcopy`.
+    /// Kind of migration: `precopy`, `postcopy` or `hybrid`.
     pub mode: String,
     /// The peer's address, where there is one.
     pub peer: Option<String>,
@@ -83,6 +106,8 @@ pub struct MigrationStatus {
     pub downtime: DowntimeParts,
     /// Pages by cause.
     pub pages: PageCounts,
+    /// Rounds of precopy, where there were some.
+    pub rounds: Option<RoundsStatus>,
     /// Page faults (destination).
     pub faults: FaultLatency,
     /// Pages that someone waits for now (destination); a bounded sample, page numbers.

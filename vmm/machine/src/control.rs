@@ -95,13 +95,27 @@ pub struct MemoryStatus {
     pub pages_total: u64,
 }
 
-/// `migrate [-p [-n] [-m]] URI [forward [backward]]`.
+/// How `migrate` was asked to move the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MigrateMode {
+    /// `migrate URI`: precopy. With the capability `postcopy-ram`, pages may follow after the switch.
+    Precopy,
+    /// `migrate -p URI`: all pages follow after the switch.
+    Postcopy,
+    /// `migrate -p --precopy N URI`: at most so many rounds (at least 1), then the switch.
+    Hybrid {
+        /// Most rounds.
+        rounds: u32,
+    },
+}
+
+/// `migrate [-p [-n] [-m] [--precopy N]] URI [forward [backward]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MigrateRequest {
-    /// Where to.
+    /// Where to: `tcp:`, `unix:`, `fd:` or `file:`.
     pub uri: String,
-    /// `-p`: pure postcopy.
-    pub postcopy: bool,
+    /// Before and after the switch.
+    pub mode: MigrateMode,
     /// Not `-n`: the background sends too.
     pub background: bool,
     /// `-m`: the background goes on behind the last page served.
@@ -112,27 +126,75 @@ pub struct MigrateRequest {
     pub prefault_backward: u64,
 }
 
-/// What holds for every migration away from here until it is changed.
+/// When a migration that may go over to postcopy does so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PostcopySwitch {
+    /// By itself, when more rounds would gain nothing, or when told.
+    Auto,
+    /// Only when told (`migrate_start_postcopy`).
+    Manual,
+}
+
+/// What holds for every migration away from here until it is changed. Names as QEMU's where it has
+/// one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct MigrationParameters {
-    /// Whether the background sends.
-    pub postcopy_background: bool,
+    /// Longest time that the guest may stand still at the end of a precopy, milliseconds, as it is
+    /// predicted.
+    pub downtime_limit: u64,
+    /// Bytes a second that rounds of precopy may send while the guest runs; 0 is no limit.
+    pub max_bandwidth: u64,
     /// Bytes a second that the background may send; 0 is no limit. Demanded pages are never limited.
     pub max_postcopy_bandwidth: u64,
-    /// Connections for the background, 1 to [`MigrationParameters::MOST_CHANNELS`].
+    /// Whether the background sends.
+    pub postcopy_background: bool,
+    /// When rounds end and postcopy begins, where both may be.
+    pub postcopy_switch: PostcopySwitch,
+    /// Connections for pages, 1 to [`MigrationParameters::MOST_CHANNELS`].
     pub multifd_channels: u8,
+    /// First share of the vCPUs' time taken by auto-converge, per cent, 1 to 99.
+    pub cpu_throttle_initial: u8,
+    /// By how much it grows, per cent, 1 to 99.
+    pub cpu_throttle_increment: u8,
+    /// Where it ends, per cent, 1 to 99.
+    pub max_cpu_throttle: u8,
 }
 
 impl MigrationParameters {
-    /// Most connections for the background.
+    /// Most connections for pages.
     pub const MOST_CHANNELS: u8 = 16;
+    /// Longest `downtime-limit`, milliseconds, as in QEMU.
+    pub const LONGEST_DOWNTIME: u64 = 2_000_000;
 }
 
 impl Default for MigrationParameters {
     fn default() -> Self {
-        Self { postcopy_background: true, max_postcopy_bandwidth: 0, multifd_channels: 1 }
+        Self {
+            downtime_limit: 300,
+            max_bandwidth: 0,
+            max_postcopy_bandwidth: 0,
+            postcopy_background: true,
+            postcopy_switch: PostcopySwitch::Auto,
+            multifd_channels: 1,
+            cpu_throttle_initial: 20,
+            cpu_throttle_increment: 10,
+            max_cpu_throttle: 99,
+        }
     }
+}
+
+/// What a migration may do. Names as QEMU's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MigrationCapabilities {
+    /// At the source: `migrate URI` may go over to postcopy. At the destination: guests are taken in
+    /// that may be missing pages when they begin to run, as with `-postcopy`; there it can be changed
+    /// until a guest comes in.
+    pub postcopy_ram: bool,
+    /// Precopy takes time from the vCPUs when they write faster than it sends.
+    pub auto_converge: bool,
 }
 
 /// Which end the operator declares to own the guest, when a handover's outcome cannot be learned.
@@ -155,6 +217,11 @@ pub enum VmEvent {
     Shutdown,
     /// The guest was reset.
     Reset,
+    /// A round of precopy begins.
+    MigrationPass {
+        /// Its number, from 1 up.
+        pass: u32,
+    },
     /// The migration is in another phase (see [`MigrationStatus::phase`]).
     Migration {
         /// Phase.
@@ -231,6 +298,17 @@ pub trait VmControl: Send + Sync {
     /// # Errors
     /// None under way, or the handover has begun.
     fn migrate_cancel(&self) -> Result<(), ControlError>;
+    /// Rounds end as soon as they can, and postcopy begins. Fine as well when it has begun.
+    ///
+    /// # Errors
+    /// None under way, or the migration was started without postcopy.
+    fn migrate_start_postcopy(&self) -> Result<(), ControlError>;
+    /// Ends the connections of a postcopy whose guest has been handed over; both ends keep what they
+    /// have (`postcopy-paused`).
+    ///
+    /// # Errors
+    /// None in that phase.
+    fn migrate_pause(&self) -> Result<(), ControlError>;
     /// The operator's decision when the outcome of the handover cannot be learned.
     ///
     /// # Errors
@@ -238,11 +316,20 @@ pub trait VmControl: Send + Sync {
     fn migrate_resolve(&self, owner: Owner) -> Result<(), ControlError>;
     /// Parameters of this or the next migration.
     fn parameters(&self) -> MigrationParameters;
-    /// Changes them. What can change in flight does: the background's switch and its bandwidth.
+    /// Changes them. What can change in flight does: all but the number of connections and
+    /// auto-converge's figures.
     ///
     /// # Errors
     /// Values that make no sense, with those that do.
     fn set_parameters(&self, parameters: MigrationParameters) -> Result<(), ControlError>;
+
+    /// What this or the next migration may do.
+    fn capabilities(&self) -> MigrationCapabilities;
+    /// Changes it, for the next migration.
+    ///
+    /// # Errors
+    /// While a migration is under way.
+    fn set_capabilities(&self, capabilities: MigrationCapabilities) -> Result<(), ControlError>;
 
     /// A queue of events from now on. Bounded: a reader that falls far behind misses some.
     fn events(&self) -> crossbeam_channel::Receiver<VmEvent>;

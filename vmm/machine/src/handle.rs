@@ -3,8 +3,8 @@
 use crate::config::VmConfig;
 use crate::console::ConsoleBackend;
 use crate::control::{
-    BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateRequest, MigrationParameters, Owner,
-    VmControl, VmEvent, VmStatus,
+    BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateRequest, MigrationCapabilities, MigrationParameters,
+    Owner, VmControl, VmEvent, VmStatus,
 };
 use crate::driver::{self, Driver};
 use crate::exit::{ExitLatch, ExitReason};
@@ -122,6 +122,14 @@ impl VmControl for VmHandle {
         self.shared.migration.cancel()
     }
 
+    fn migrate_start_postcopy(&self) -> Result<(), ControlError> {
+        self.shared.migration.start_postcopy()
+    }
+
+    fn migrate_pause(&self) -> Result<(), ControlError> {
+        self.shared.migration.pause()
+    }
+
     fn migrate_resolve(&self, owner: Owner) -> Result<(), ControlError> {
         self.shared.migration.resolve(owner)
     }
@@ -132,6 +140,14 @@ impl VmControl for VmHandle {
 
     fn set_parameters(&self, parameters: MigrationParameters) -> Result<(), ControlError> {
         self.shared.migration.set_parameters(parameters)
+    }
+
+    fn capabilities(&self) -> MigrationCapabilities {
+        self.shared.migration.capabilities()
+    }
+
+    fn set_capabilities(&self, capabilities: MigrationCapabilities) -> Result<(), ControlError> {
+        self.shared.migration.set_capabilities(capabilities)
     }
 
     fn events(&self) -> Receiver<VmEvent> {

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use umem_fault::FaultPlane;
 use umem_link::{
-    DestinationListener, DestinationOptions, DestinationVm, Endpoint, MachineDescription,
+    DestinationListener, DestinationOptions, DestinationVm, Endpoint, MachineDescription, Mode,
 };
+use umem_memory::{GuestRam, PageBitmap};
 
 /// Longest wait for the driver while a guest comes in.
 const DRIVER_BOUND: Duration = Duration::from_secs(20);
@@ -38,9 +39,14 @@ impl Arriving {
 }
 
 impl DestinationVm for Arriving {
-    fn prepare(&self, machine: &MachineDescription) -> Result<Arc<FaultPlane>, String> {
+    fn admit(&self, machine: &MachineDescription, mode: Mode) -> Result<GuestRam, String> {
         let machine = machine.clone();
-        self.ask(move |vm| vm.prepare_arrival(&machine))
+        self.ask(move |vm| vm.admit_arrival(&machine, mode))
+    }
+
+    fn begin_page_service(&self, placed: &PageBitmap) -> Result<Arc<FaultPlane>, String> {
+        let placed = placed.clone();
+        self.ask(move |vm| vm.begin_page_service(&placed))
     }
 
     fn load(&self, package: &[u8]) -> Result<(), String> {
@@ -88,7 +94,7 @@ impl Vm {
         let vm = Arc::new(Arriving { driver: self.driver.clone(), shared: self.shared.clone() });
         let layout = self.hardware.pages.ram().layout().clone();
         let options =
-            DestinationOptions { postcopy: self.config.postcopy, ..DestinationOptions::default() };
+            DestinationOptions::default();
         let listener = DestinationListener::start(&endpoint, vm, layout, options)
             .map_err(|error| ControlError(chain(&error)))?;
         self.shared.migration.set_incoming(listener);
@@ -103,17 +109,26 @@ impl Vm {
         }
     }
 
-    pub(crate) fn prepare_arrival(
+    pub(crate) fn admit_arrival(
         &mut self,
         machine: &MachineDescription,
-    ) -> Result<Arc<FaultPlane>, String> {
+        _mode: Mode,
+    ) -> Result<GuestRam, String> {
         self.require_incoming()?;
         if let Some(difference) = self.description().difference(machine) {
             return Err(difference);
         }
         let ram = self.hardware.pages.ram();
         admission::admit(ram.layout().total_bytes()).map_err(|error| error.to_string())?;
-        let plane = FaultPlane::for_ram_placed(ram, self.config.placement())
+        Ok(ram.clone())
+    }
+
+    pub(crate) fn begin_page_service(
+        &mut self,
+        _placed: &PageBitmap,
+    ) -> Result<Arc<FaultPlane>, String> {
+        self.require_incoming()?;
+        let plane = FaultPlane::for_ram_placed(self.hardware.pages.ram(), self.config.placement())
             .map_err(|error| chain(&error))?;
         self.hardware.pages.arm(plane.clone());
         Ok(plane)

@@ -32,8 +32,9 @@ mod vm;
 pub use config::{AcceleratorKind, DriveConfig, FaultPath, Incoming, VmConfig};
 pub use console::ConsoleBackend;
 pub use control::{
-    BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateRequest, MigrationParameters, Owner,
-    RunState, VmControl, VmEvent, VmStatus,
+    BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateMode, MigrateRequest,
+    MigrationCapabilities, MigrationParameters, Owner, PostcopySwitch, RunState, VmControl, VmEvent,
+    VmStatus,
 };
 pub use exit::ExitReason;
 pub use handle::VmHandle;

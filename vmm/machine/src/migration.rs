@@ -1,14 +1,16 @@
 //! The newest migration of a VM, as monitors reach it: without the driver, so that a busy or waiting
 //! VM does not keep anybody from watching or ending it.
 
-use crate::control::{ControlError, MigrationParameters, Owner};
+use crate::control::{ControlError, MigrationCapabilities, MigrationParameters, Owner};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use umem_link::{DestinationListener, MigrationStatus, Operator, SourceSession};
 
 struct Desk {
     outgoing: Option<Arc<SourceSession>>,
     incoming: Option<Arc<DestinationListener>>,
     parameters: MigrationParameters,
+    capabilities: MigrationCapabilities,
 }
 
 /// Holds the sessions.
@@ -19,7 +21,8 @@ pub(crate) struct MigrationDesk {
 impl Default for MigrationDesk {
     fn default() -> Self {
         let parameters = MigrationParameters::default();
-        Self { desk: Mutex::new(Desk { outgoing: None, incoming: None, parameters }) }
+        let capabilities = MigrationCapabilities::default();
+        Self { desk: Mutex::new(Desk { outgoing: None, incoming: None, parameters, capabilities }) }
     }
 }
 
@@ -67,9 +70,7 @@ impl MigrationDesk {
     /// # Errors
     /// None under way, or it has gone too far.
     pub(crate) fn cancel(&self) -> Result<(), ControlError> {
-        let session = self.outgoing().filter(|session| !session.ended());
-        let session = session.ok_or_else(|| ControlError::new("no migration is under way"))?;
-        session.cancel().map_err(ControlError)
+        self.under_way()?.cancel().map_err(ControlError)
     }
 
     /// The operator decides who owns the guest.
@@ -109,6 +110,8 @@ impl MigrationDesk {
         if let Some(session) = outgoing {
             session.set_background(parameters.postcopy_background);
             session.set_bandwidth(parameters.max_postcopy_bandwidth);
+            session.set_rounds_bandwidth(parameters.max_bandwidth);
+            session.set_downtime_limit(Duration::from_millis(parameters.downtime_limit));
         }
         Ok(())
     }
@@ -117,6 +120,50 @@ impl MigrationDesk {
     #[must_use]
     pub(crate) fn parameters(&self) -> MigrationParameters {
         self.desk().parameters
+    }
+
+    /// Ends the rounds of a migration; postcopy begins.
+    ///
+    /// # Errors
+    /// None under way, or one without postcopy.
+    pub(crate) fn start_postcopy(&self) -> Result<(), ControlError> {
+        self.under_way()?.start_postcopy().map_err(ControlError)
+    }
+
+    /// Ends the connections of a postcopy.
+    ///
+    /// # Errors
+    /// None in that phase.
+    pub(crate) fn pause(&self) -> Result<(), ControlError> {
+        self.under_way()?.pause().map_err(ControlError)
+    }
+
+    fn under_way(&self) -> Result<Arc<SourceSession>, ControlError> {
+        let session = self.outgoing().filter(|session| !session.ended());
+        session.ok_or_else(|| ControlError::new("no migration is under way"))
+    }
+
+    /// What migrations may do.
+    #[must_use]
+    pub(crate) fn capabilities(&self) -> MigrationCapabilities {
+        self.desk().capabilities
+    }
+
+    /// Changes that.
+    ///
+    /// # Errors
+    /// While one is under way.
+    pub(crate) fn set_capabilities(
+        &self,
+        capabilities: MigrationCapabilities,
+    ) -> Result<(), ControlError> {
+        if self.outgoing_under_way() {
+            return Err(ControlError::new(
+                "a migration is under way; capabilities are for the next (migrate_cancel ends it)",
+            ));
+        }
+        self.desk().capabilities = capabilities;
+        Ok(())
     }
 
     /// Ends all connections at once: the VM ends.

@@ -1,6 +1,9 @@
 //! The source's end, as the data plane sees this machine.
 
-use crate::control::{ControlError, MigrateRequest, VmEvent};
+use crate::control::{
+    ControlError, MigrateMode, MigrateRequest, MigrationCapabilities, MigrationParameters,
+    PostcopySwitch, VmEvent,
+};
 use crate::driver::Driver;
 use crate::frozen::{StandsStill, freeze};
 use crate::lifecycle::Ownership;
@@ -9,7 +12,8 @@ use crate::vm::{QUIESCE_BOUND, STOP_BOUND, Vm};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use umem_link::{
-    Endpoint, MachineDescription, Prefault, SourceOptions, SourceSession, SourceVm, StoppedGuest,
+    AutoConverge, Endpoint, LiveRam, MachineDescription, Prefault, Rounds, SourceOptions,
+    SourceSession, SourceVm, StoppedGuest, Strategy, Switch,
 };
 
 /// Longest wait for the driver while a guest moves; its own waits are bounded below this.
@@ -33,6 +37,18 @@ impl Outgoing {
 impl SourceVm for Outgoing {
     fn describe(&self) -> MachineDescription {
         self.machine.clone()
+    }
+
+    fn live_ram(&self) -> Result<LiveRam, String> {
+        self.driver.call(Vm::live_ram).map_err(|error| error.to_string())
+    }
+
+    fn round_begun(&self, round: u32) {
+        self.shared.events.tell(&VmEvent::MigrationPass { pass: round });
+    }
+
+    fn throttle(&self, percent: u8) {
+        self.shared.throttle.set(percent);
     }
 
     fn stop(&self) -> Result<StoppedGuest, String> {
@@ -63,17 +79,37 @@ impl SourceVm for Outgoing {
     }
 }
 
+/// What was asked for, as the engine's policy.
+fn strategy(
+    mode: MigrateMode,
+    parameters: &MigrationParameters,
+    capabilities: MigrationCapabilities,
+) -> Strategy {
+    let by_itself = match parameters.postcopy_switch {
+        PostcopySwitch::Auto => Switch::ByItself,
+        PostcopySwitch::Manual => Switch::WhenTold,
+    };
+    let (most, switch, finish) = match mode {
+        MigrateMode::Postcopy => return Strategy::POSTCOPY,
+        MigrateMode::Hybrid { rounds } => (Some(rounds), Switch::ByItself, false),
+        MigrateMode::Precopy if capabilities.postcopy_ram => (None, by_itself, true),
+        MigrateMode::Precopy => (None, Switch::Never, true),
+    };
+    let throttle = capabilities.auto_converge.then_some(AutoConverge {
+        initial: parameters.cpu_throttle_initial,
+        increment: parameters.cpu_throttle_increment,
+        most: parameters.max_cpu_throttle,
+    });
+    let downtime_limit = Duration::from_millis(parameters.downtime_limit);
+    Strategy { rounds: Some(Rounds { most, downtime_limit, switch, finish, throttle }) }
+}
+
 impl Vm {
     /// Starts to move the guest away.
     ///
     /// # Errors
     /// What is wrong with the request or the moment.
     pub(crate) fn migrate(&mut self, request: &MigrateRequest) -> Result<(), ControlError> {
-        if !request.postcopy {
-            return Err(ControlError::new(
-                "this version moves guests by postcopy only: use migrate -p URI",
-            ));
-        }
         let peer: Endpoint =
             request.uri.parse().map_err(|error| ControlError(format!("{error}")))?;
         if self.shared.migration.outgoing_under_way() {
@@ -83,6 +119,7 @@ impl Vm {
         self.require_all_pages("a migration away from here")?;
         self.require_no_lost_pages()?;
         let parameters = self.shared.migration.parameters();
+        let capabilities = self.shared.migration.capabilities();
         let options = SourceOptions {
             prefault: Prefault {
                 forward: request.prefault_forward,
@@ -92,6 +129,8 @@ impl Vm {
             background: request.background && parameters.postcopy_background,
             bulk_lanes: parameters.multifd_channels,
             bandwidth: parameters.max_postcopy_bandwidth,
+            rounds_bandwidth: parameters.max_bandwidth,
+            strategy: strategy(request.mode, &parameters, capabilities),
         };
         let outgoing = Arc::new(Outgoing {
             driver: self.driver.clone(),

@@ -173,7 +173,7 @@ impl Machine {
 pub(crate) fn to(uri: &str) -> MigrateRequest {
     MigrateRequest {
         uri: uri.to_owned(),
-        postcopy: true,
+        mode: machine::MigrateMode::Postcopy,
         background: true,
         move_background: false,
         prefault_forward: 0,
