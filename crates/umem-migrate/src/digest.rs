@@ -1,27 +1,40 @@
 //! The digest over all pages, as one end builds it.
 
-use umem_wire::{PageKind, digest_term};
+use umem_wire::{PageKind, digest_term, discard_term};
 
-/// Pages counted once each, and the sum of their parts of the digest.
+/// Pages that the destination holds, and the digest over all copies of them and all discards.
+///
+/// Both are sums that wrap: a part that has only discards can be merged into another.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Sum over the pages, wrapping.
+    /// Sum over all copies and discards.
     pub digest: u128,
-    /// Number of pages.
+    /// Pages counted and not discarded since.
     pub pages: u64,
 }
 
 impl Tally {
-    /// Counts a page.
+    /// Counts a page's first copy, or its first one since it was discarded.
     pub fn add(&mut self, page: u64, kind: PageKind) {
-        self.digest = self.digest.wrapping_add(digest_term(page, kind));
-        self.pages += 1;
+        self.again(page, kind);
+        self.pages = self.pages.wrapping_add(1);
     }
 
-    /// Counts all that another has counted; no page is in both.
+    /// Takes another copy of a page that is counted already.
+    pub fn again(&mut self, page: u64, kind: PageKind) {
+        self.digest = self.digest.wrapping_add(digest_term(page, kind));
+    }
+
+    /// Takes it that all copies of a page that is counted are void.
+    pub fn discard(&mut self, page: u64) {
+        self.digest = self.digest.wrapping_add(discard_term(page));
+        self.pages = self.pages.wrapping_sub(1);
+    }
+
+    /// Takes all that another has taken; no page is counted in both.
     pub fn merge(&mut self, other: Self) {
         self.digest = self.digest.wrapping_add(other.digest);
-        self.pages += other.pages;
+        self.pages = self.pages.wrapping_add(other.pages);
     }
 }
 

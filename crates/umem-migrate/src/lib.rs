@@ -7,12 +7,16 @@
 mod destination;
 mod digest;
 mod plan;
+pub mod policy;
 mod source;
 
 pub use destination::{Destination, DestinationAction, DestinationEvent, DestinationState};
 pub use digest::Tally;
 pub use plan::{BadRequest, Prefault, SendPlan, Wanted};
-pub use source::{Operator, Source, SourceAction, SourceEvent, SourceState};
+pub use policy::{AutoConverge, Rounds, Strategy, Switch};
+pub use source::{
+    Operator, RoundReport, RoundsView, Source, SourceAction, SourceEvent, SourceState,
+};
 
 /// Time on a monotonic clock of the caller's, from any origin.
 pub type Now = std::time::Duration;

@@ -1,5 +1,6 @@
 //! Which page the source sends next. Shared by all sending threads, without a lock.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use umem_memory::{PageBitmap, PageIndex, PageRange, RamLayout};
 use umem_wire::Cause;
@@ -39,7 +40,8 @@ pub struct BadRequest {
 /// What was sent, and what goes next.
 ///
 /// A demanded page always goes, sent before or not: an earlier copy may sit behind much else in a
-/// socket. Prefault and background skip what was sent.
+/// socket. Prefault and background skip what was sent, and what [`SendPlan::leave`] has taken out. The
+/// background sends preferred pages first, then goes on at its cursor.
 #[derive(Debug)]
 pub struct SendPlan {
     layout: RamLayout,
@@ -48,6 +50,16 @@ pub struct SendPlan {
     sent_pages: AtomicU64,
     /// Where the background goes on.
     cursor: AtomicU64,
+    preferred: OnceLock<Preferred>,
+}
+
+/// Pages that the background sends first.
+#[derive(Debug)]
+struct Preferred {
+    /// Those not looked at yet.
+    pages: PageBitmap,
+    /// No such page lies before it.
+    cursor: AtomicU64,
 }
 
 impl SendPlan {
@@ -55,7 +67,28 @@ impl SendPlan {
     #[must_use]
     pub fn new(layout: RamLayout, prefault: Prefault) -> Self {
         let sent = PageBitmap::new(layout.total_pages());
-        Self { layout, prefault, sent, sent_pages: AtomicU64::new(0), cursor: AtomicU64::new(0) }
+        let (sent_pages, cursor) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { layout, prefault, sent, sent_pages, cursor, preferred: OnceLock::new() }
+    }
+
+    /// Marks the pages that the destination has: those whose bit is clear in `pending`. To be called
+    /// once, before anything is sent by the plan; then [`Self::remaining`] is the number of pending
+    /// pages. A page that `pending` does not know stays to be sent.
+    pub fn leave(&self, pending: &PageBitmap) {
+        let mut from = PageIndex(0);
+        while let Some(start) = pending.next_clear(from) {
+            let end = pending.next_set(start).unwrap_or(PageIndex(pending.pages()));
+            let left = self.sent.set(PageRange::new(start, end.0 - start.0));
+            self.sent_pages.fetch_add(left, Ordering::AcqRel);
+            from = end;
+        }
+    }
+
+    /// Names pages that the guest uses often: the background sends them first, in their order. To be
+    /// called at most once; later calls change nothing.
+    pub fn prefer(&self, hot: PageBitmap) {
+        // The bitmap of a later call is dropped: the first one may be half done.
+        let _ = self.preferred.set(Preferred { pages: hot, cursor: AtomicU64::new(0) });
     }
 
     /// All pages.
@@ -64,7 +97,7 @@ impl SendPlan {
         self.layout.total_pages()
     }
 
-    /// Pages never sent.
+    /// Pages neither sent nor left.
     #[must_use]
     pub fn remaining(&self) -> u64 {
         self.layout.total_pages() - self.sent_pages.load(Ordering::Acquire)
@@ -122,6 +155,33 @@ impl SendPlan {
         block.map_or(self.layout.total_pages(), |block| block.first_page.0 + block.pages)
     }
 
+    /// The page number behind at most `most` pages of one block.
+    fn end_of_chunk(&self, start: PageIndex, most: u64) -> u64 {
+        start.0.saturating_add(most.max(1)).min(self.end_of_block(start.0))
+    }
+
+    /// The next preferred pages: adjoining, of one block, never sent before.
+    fn next_preferred(&self, most: u64) -> Option<PageRange> {
+        let Preferred { pages, cursor } = self.preferred.get()?;
+        loop {
+            let from = PageIndex(cursor.load(Ordering::Acquire));
+            let Some(start) = pages.next_set(from).filter(|page| page.0 < self.total()) else {
+                cursor.store(u64::MAX, Ordering::Release);
+                return None;
+            };
+            cursor.fetch_max(start.0, Ordering::AcqRel);
+            let end = self.end_of_chunk(start, most);
+            let take = |page: &u64| {
+                let page = PageIndex(*page);
+                pages.clear(PageRange::one(page)) == 1 && self.claim(page)
+            };
+            let claimed = (start.0..end).take_while(take).count() as u64;
+            if claimed > 0 {
+                return Some(PageRange::new(start, claimed));
+            }
+        }
+    }
+
     fn neighbours<'a>(&'a self, requested: &'a [u64]) -> impl Iterator<Item = PageIndex> + 'a {
         let Prefault { forward, backward, .. } = self.prefault;
         let longest = self.layout.total_pages();
@@ -140,9 +200,13 @@ impl SendPlan {
     }
 
     /// The next pages for the background: at most `most`, adjoining, of one block, never sent before;
-    /// they count as sent from now on. `None` when all pages were sent.
+    /// they count as sent from now on. Preferred pages come first and leave the cursor where it is.
+    /// `None` when all pages were sent.
     #[must_use]
     pub fn next_background(&self, most: u64) -> Option<PageRange> {
+        if let Some(range) = self.next_preferred(most) {
+            return Some(range);
+        }
         loop {
             let from = self.cursor.load(Ordering::Acquire);
             let Some(start) = self.sent.next_clear(PageIndex(from)) else {
@@ -153,7 +217,7 @@ impl SendPlan {
                 let _ = self.cursor.compare_exchange(from, 0, Ordering::AcqRel, Ordering::Acquire);
                 continue;
             };
-            let end = start.0.saturating_add(most.max(1)).min(self.end_of_block(start.0));
+            let end = self.end_of_chunk(start, most);
             let claimed =
                 (start.0..end).take_while(|page| self.claim(PageIndex(*page))).count() as u64;
             if claimed > 0 {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use umem_memory::{GuestAddress, PageSize, RamBlockSpec, RamLayout};
 use umem_migrate::{
     Destination, DestinationAction, DestinationEvent, DestinationState, Prefault, SendPlan, Source,
-    SourceAction, SourceEvent, SourceState, Tally,
+    SourceAction, SourceEvent, SourceState, Strategy, Tally,
 };
 use umem_wire::{Block, MachineDescription, Ownership, PageKind, ToDestination, ToSource};
 
@@ -155,7 +155,7 @@ impl World {
             link_up: true,
             last_delivery: [Duration::ZERO; 5],
             in_flight: BTreeSet::new(),
-            source: Source::new(Duration::ZERO, machine(), 1),
+            source: Source::new(Duration::ZERO, machine(), 1, Strategy::POSTCOPY),
             destination: Destination::new(Duration::ZERO, 1 << 20),
             source_runs: true,
             destination_runs: false,
@@ -329,6 +329,12 @@ impl World {
                 let delay = self.random.below(300);
                 self.after(delay, Happening::Source(SourceEvent::Opened(Ok(()))));
             }
+            SourceAction::StartDirtyLog
+            | SourceAction::SendRound { .. }
+            | SourceAction::CutRound
+            | SourceAction::Collect
+            | SourceAction::Discard
+            | SourceAction::Throttle(_) => panic!("{action:?} in postcopy"),
             SourceAction::StopGuest => {
                 let result =
                     if self.script.refuse_stop { Err("busy".to_owned()) } else { Ok(vec![1; 100]) };
@@ -387,6 +393,11 @@ impl World {
             }
             DestinationAction::Check { .. } => {
                 let event = DestinationEvent::Checked(result(self.script.refuse_check));
+                self.after(delay, Happening::Destination(event));
+            }
+            DestinationAction::Discard { .. } => panic!("{action:?} in postcopy"),
+            DestinationAction::BeginPageService => {
+                let event = DestinationEvent::PageService(Ok(()));
                 self.after(delay, Happening::Destination(event));
             }
             DestinationAction::Load(package) => {

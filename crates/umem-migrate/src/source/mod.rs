@@ -4,8 +4,10 @@
 //! |---|---|---|
 //! | `Describing` | runs | destination says *ready* |
 //! | `Opening` | runs | demand and bulk connections are there |
+//! | `Rounds` | runs | a round is placed, and postcopy is to follow or the rest is to be the last round |
+//! | `Switching` | runs | destination says *page service ready* |
 //! | `Stopping` | stops | the machine has stopped and saved it |
-//! | `Preparing` | stopped, ours | destination says *prepared* |
+//! | `Preparing` | stopped, ours | destination says *prepared*, and the last round, if there is one, is placed with the same digest |
 //! | `HandoverUnknown` | stopped, whose is unknown | destination says *running* or *refused* |
 //! | `Inquiring` | stopped, whose is unknown | an answer comes, or the operator decides |
 //! | `Serving` | never again | digests agree, or the link is lost |
@@ -13,19 +15,30 @@
 //! | `Released` | never again | never |
 //! | `Failed` | ours, goes on as before | never |
 //!
+//! `Rounds` is left out when all pages follow after the switch, `Switching` when none does. Within
+//! `Rounds`, for each round: send, placed, digests compared, dirty log collected, decision (see
+//! [`crate::policy`]).
+//!
 //! Everything that goes wrong before `HandoverUnknown` leads to `Failed`. The first byte of HANDOVER
 //! given to the kernel is the point of no return: the action [`SourceAction::HandOver`] is issued in
 //! the step that enters `HandoverUnknown`, and no later event leads back to `Failed` but the
 //! destination's final word or the operator's.
 
+mod handover;
+mod rounds;
+
+pub use rounds::{RoundReport, RoundsView};
+
 use crate::Now;
+use crate::policy::Strategy;
+use rounds::Progress;
 use std::collections::VecDeque;
 use std::time::Duration;
-use umem_wire::{MachineDescription, Ownership, STATE_PIECE_BYTES, ToDestination, ToSource};
+use umem_wire::{MachineDescription, Ownership, ToDestination, ToSource};
 
 /// Longest wait for the destination's answer to the description.
 const READY_WITHIN: Duration = Duration::from_secs(30);
-/// Longest wait for the guest's device state to be loaded.
+/// Longest wait for the guest's device state to be loaded, and for the last round, from the stop on.
 const PREPARED_WITHIN: Duration = Duration::from_secs(30);
 /// Longest wait for *running* before the source asks on a new connection.
 const RUNNING_WITHIN: Duration = Duration::from_secs(10);
@@ -40,9 +53,13 @@ pub enum SourceState {
     Describing,
     /// Further connections are being opened.
     Opening,
+    /// Rounds of pages are sent while the guest runs.
+    Rounds,
+    /// The destination brings page service up.
+    Switching,
     /// The guest is being stopped.
     Stopping,
-    /// The device state is sent.
+    /// The device state is sent, and the last round if all pages go before the switch.
     Preparing,
     /// HANDOVER is sent.
     HandoverUnknown,
@@ -74,6 +91,12 @@ pub enum SourceEvent {
     Message(ToSource),
     /// All connections are open, or why not.
     Opened(Result<(), String>),
+    /// The dirty log is on, or why not.
+    Tracking(Result<(), String>),
+    /// A round was sent, whole or cut; or why it could not be.
+    RoundSent(Result<RoundReport, String>),
+    /// Pages to send now, after the dirty log was collected.
+    Collected(Result<u64, String>),
     /// The guest has stopped and this is its state; or it could not, and goes on.
     Stopped(Result<Vec<u8>, String>),
     /// The connection is lost.
@@ -82,6 +105,8 @@ pub enum SourceEvent {
     Answer(Result<Ownership, String>),
     /// Somebody gives the migration up.
     Cancel,
+    /// Somebody wants the switch to postcopy now.
+    StartPostcopy,
     /// The operator decides.
     Resolve(Operator),
     /// Nothing but the time.
@@ -98,6 +123,22 @@ pub enum SourceAction {
         /// Bytes of bulk that may be unacknowledged on each.
         credit_bytes: u32,
     },
+    /// Note the guest's writes from now on; all pages are pending. Report `Tracking`.
+    StartDirtyLog,
+    /// Send all pending pages, then this round's end on each bulk connection; report `RoundSent`. The
+    /// bit of a page is cleared before the page is read.
+    SendRound {
+        /// Its number, from 1.
+        round: u32,
+    },
+    /// End the round under way early: what it has not sent stays pending.
+    CutRound,
+    /// Add what the dirty log has noted to what is pending; report `Collected`.
+    Collect,
+    /// Tell the destination which pages that it has are void: those pending that were sent before.
+    Discard,
+    /// Take this share of its time from the guest, per cent; 0 ends it.
+    Throttle(u8),
     /// Stop the guest, save its state; report `Stopped`.
     StopGuest,
     /// Note that the guest's owner is unknown from here on, then send the handover.
@@ -131,13 +172,22 @@ pub struct Source {
     next_inquiry_after: Duration,
     inquiry_under_way: bool,
     verified: bool,
+    page_bytes: u32,
+    /// `None` when all pages follow after the switch.
+    progress: Option<Progress>,
+    throttle: u8,
+    /// Device state that is to be sent.
+    package: Option<Vec<u8>>,
+    /// The destination has said that it is prepared.
+    prepared: bool,
 }
 
 impl Source {
     /// Begins a migration of this machine over an open control connection.
     #[must_use]
-    pub fn new(now: Now, machine: MachineDescription, bulk_lanes: u8) -> Self {
-        let describe = ToDestination::Describe { machine, bulk_lanes };
+    pub fn new(now: Now, machine: MachineDescription, bulk_lanes: u8, strategy: Strategy) -> Self {
+        let page_bytes = machine.page_bytes;
+        let describe = ToDestination::Describe { machine, bulk_lanes, mode: strategy.mode() };
         Self {
             state: SourceState::Describing,
             actions: VecDeque::from([SourceAction::Send(describe)]),
@@ -147,6 +197,11 @@ impl Source {
             next_inquiry_after: FIRST_INQUIRY,
             inquiry_under_way: false,
             verified: false,
+            page_bytes,
+            progress: strategy.rounds.map(Progress::new),
+            throttle: 0,
+            package: None,
+            prepared: false,
         }
     }
 
@@ -193,15 +248,20 @@ impl Source {
     /// Takes an event.
     ///
     /// # Errors
-    /// Only for [`SourceEvent::Cancel`] and [`SourceEvent::Resolve`]: why it cannot be done now.
+    /// Only for [`SourceEvent::Cancel`], [`SourceEvent::StartPostcopy`] and
+    /// [`SourceEvent::Resolve`]: why it cannot be done now.
     pub fn handle(&mut self, now: Now, event: SourceEvent) -> Result<(), String> {
         match event {
             SourceEvent::Message(message) => self.message(now, message),
-            SourceEvent::Opened(result) => self.opened(result),
+            SourceEvent::Opened(result) => self.opened(now, result),
+            SourceEvent::Tracking(result) => self.tracking(now, result),
+            SourceEvent::RoundSent(result) => self.round_sent(now, result),
+            SourceEvent::Collected(result) => self.collected(now, result),
             SourceEvent::Stopped(result) => self.stopped(now, result),
             SourceEvent::LinkLost(why) => self.link_lost(now, why),
             SourceEvent::Answer(answer) => self.answer(now, answer),
             SourceEvent::Cancel => return self.cancel(),
+            SourceEvent::StartPostcopy => return self.start_postcopy(),
             SourceEvent::Resolve(operator) => return self.resolve(operator),
             SourceEvent::Tick => self.tick(now),
         }
@@ -209,7 +269,9 @@ impl Source {
     }
 
     fn message(&mut self, now: Now, message: ToSource) {
-        use SourceState::{Describing, HandoverUnknown, Preparing, Serving};
+        use SourceState::{
+            Describing, HandoverUnknown, Opening, Preparing, Rounds, Serving, Stopping, Switching,
+        };
         match (self.state, message) {
             (Describing, ToSource::Ready { credit_bytes }) => {
                 self.state = SourceState::Opening;
@@ -217,16 +279,22 @@ impl Source {
                 self.act(SourceAction::OpenLanes { credit_bytes });
             }
             (
-                Describing | SourceState::Opening | SourceState::Stopping | Preparing,
+                Describing | Opening | Rounds | Switching | Stopping | Preparing,
                 ToSource::Refused(why),
             ) => {
                 self.fail(format!("the destination refuses the guest: {why}"));
             }
-            (Preparing, ToSource::Prepared) => {
-                self.state = HandoverUnknown;
-                self.deadline = Some(now + RUNNING_WITHIN);
-                let since_stop = self.since_stop(now);
-                self.act(SourceAction::HandOver { since_stop });
+            (Rounds | Preparing, ToSource::RoundPlaced { round, digest }) => {
+                if !self.round_placed(now, round, digest) {
+                    let what =
+                        format!("the destination has placed round {round}, which is not due");
+                    self.link_lost(now, what);
+                }
+            }
+            (Switching, ToSource::PageServiceReady) => self.stop_guest(),
+            (Preparing, ToSource::Prepared) if self.may_be_prepared() => {
+                self.prepared = true;
+                self.hand_over_when_ready(now);
             }
             (HandoverUnknown, ToSource::Running) => self.serve(),
             (HandoverUnknown, ToSource::HandoverRefused(why)) => {
@@ -248,40 +316,6 @@ impl Source {
         }
     }
 
-    fn opened(&mut self, result: Result<(), String>) {
-        if self.state != SourceState::Opening {
-            return;
-        }
-        match result {
-            Ok(()) => {
-                self.state = SourceState::Stopping;
-                self.act(SourceAction::StopGuest);
-            }
-            Err(why) => self.fail(why),
-        }
-    }
-
-    fn stopped(&mut self, now: Now, result: Result<Vec<u8>, String>) {
-        match (self.state, result) {
-            (SourceState::Stopping, Ok(package)) => {
-                self.stopped_at.get_or_insert(now);
-                self.state = SourceState::Preparing;
-                self.deadline = Some(now + PREPARED_WITHIN);
-                self.act(SourceAction::Send(ToDestination::StateLength {
-                    bytes: package.len() as u64,
-                }));
-                for piece in package.chunks(STATE_PIECE_BYTES) {
-                    self.act(SourceAction::Send(ToDestination::StatePiece(piece.to_vec())));
-                }
-            }
-            (SourceState::Stopping, Err(why)) => {
-                self.fail(format!("the guest could not be stopped for the move: {why}"));
-            }
-            // Given up while the guest was being stopped: `fail` has asked for its going on already.
-            _ => {}
-        }
-    }
-
     /// When the guest stopped, by its own machine's account; before `Stopped`.
     pub fn note_stop(&mut self, at: Now) {
         self.stopped_at = Some(at);
@@ -291,83 +325,6 @@ impl Source {
     #[must_use]
     pub fn since_stop(&self, now: Now) -> Duration {
         self.stopped_at.map_or(Duration::ZERO, |at| now.saturating_sub(at))
-    }
-
-    fn serve(&mut self) {
-        self.state = SourceState::Serving;
-        self.deadline = None;
-        self.act(SourceAction::Serve);
-    }
-
-    fn link_lost(&mut self, now: Now, why: String) {
-        match self.state {
-            SourceState::HandoverUnknown => {
-                self.error = Some(format!(
-                    "the connection was lost during the handover ({why}); asking the destination who runs the guest"
-                ));
-                self.state = SourceState::Inquiring;
-                self.act(SourceAction::Close);
-                self.inquire(now);
-            }
-            SourceState::Serving => {
-                self.error = Some(format!(
-                    "the connection was lost before the destination had confirmed all pages ({why}); \
-                     the pages are kept here"
-                ));
-                self.state = SourceState::Stranded;
-                self.act(SourceAction::Close);
-            }
-            SourceState::Inquiring
-            | SourceState::Stranded
-            | SourceState::Released
-            | SourceState::Failed => {}
-            SourceState::Describing
-            | SourceState::Opening
-            | SourceState::Stopping
-            | SourceState::Preparing => self.fail(why),
-        }
-    }
-
-    fn inquire(&mut self, now: Now) {
-        if self.inquiry_under_way {
-            return;
-        }
-        self.inquiry_under_way = true;
-        self.deadline = Some(now + RUNNING_WITHIN);
-        self.act(SourceAction::Inquire);
-    }
-
-    fn answer(&mut self, now: Now, answer: Result<Ownership, String>) {
-        self.inquiry_under_way = false;
-        if self.state != SourceState::Inquiring {
-            return;
-        }
-        match answer {
-            Ok(Ownership::Running) => {
-                self.act(SourceAction::Serve);
-                self.deadline = None;
-                self.state = SourceState::Stranded;
-                self.error = Some(
-                    "the destination runs the guest, but the connection was lost before it had all \
-                     pages; the pages are kept here"
-                        .to_owned(),
-                );
-                self.act(SourceAction::Close);
-            }
-            Ok(Ownership::Refused) => {
-                self.take_back("the destination could not run the guest".to_owned());
-            }
-            Ok(Ownership::NeverGotIt) => {
-                self.take_back("the connection was lost before the handover arrived".to_owned());
-            }
-            Err(why) => {
-                self.error = Some(format!(
-                    "the handover's outcome is not known: {why}; asking again (migrate_resolve decides by hand)"
-                ));
-                self.deadline = Some(now + self.next_inquiry_after);
-                self.next_inquiry_after = (self.next_inquiry_after * 2).min(SLOWEST_INQUIRY);
-            }
-        }
     }
 
     /// The result of [`SourceAction::CompareDigest`].
@@ -392,9 +349,9 @@ impl Source {
     }
 
     fn cancel(&mut self) -> Result<(), String> {
-        use SourceState::{Describing, Opening, Preparing, Stopping};
+        use SourceState::{Describing, Opening, Preparing, Rounds, Stopping, Switching};
         match self.state {
-            Describing | Opening | Stopping | Preparing => {
+            Describing | Opening | Rounds | Switching | Stopping | Preparing => {
                 self.fail("cancelled".to_owned());
                 Ok(())
             }
@@ -410,19 +367,6 @@ impl Source {
         }
     }
 
-    fn resolve(&mut self, operator: Operator) -> Result<(), String> {
-        if self.state != SourceState::Inquiring {
-            return Err(format!("who runs the guest is not in doubt ({:?})", self.state));
-        }
-        match operator {
-            Operator::TakeBack => {
-                self.take_back("the operator decided that the guest stays here".to_owned());
-            }
-            Operator::GiveUp => self.answer(Now::ZERO, Ok(Ownership::Running)),
-        }
-        Ok(())
-    }
-
     fn tick(&mut self, now: Now) {
         if self.deadline.is_none_or(|at| now < at) {
             return;
@@ -430,6 +374,8 @@ impl Source {
         self.deadline = None;
         match self.state {
             SourceState::Describing => self.late(now, READY_WITHIN, "to the description"),
+            SourceState::Rounds => self.round_is_late(now),
+            SourceState::Switching => self.page_service_is_late(now),
             SourceState::Preparing => self.late(now, PREPARED_WITHIN, "to the device state"),
             SourceState::HandoverUnknown => self.late(now, RUNNING_WITHIN, "to the handover"),
             SourceState::Inquiring => {
@@ -444,28 +390,6 @@ impl Source {
     fn late(&mut self, now: Now, bound: Duration, what: &str) {
         self.link_lost(now, format!("no answer {what} within {} s", bound.as_secs()));
     }
-
-    /// Ends before the handover: the guest is ours and goes on.
-    fn fail(&mut self, why: String) {
-        let stopped = matches!(self.state, SourceState::Stopping | SourceState::Preparing);
-        self.act(SourceAction::Send(ToDestination::Cancel(why.clone())));
-        self.error = Some(why);
-        self.state = SourceState::Failed;
-        self.deadline = None;
-        if stopped {
-            self.act(SourceAction::TakeBack);
-        }
-        self.act(SourceAction::Close);
-    }
-
-    /// Ends after the handover was begun: the guest is known not to run at the destination.
-    fn take_back(&mut self, why: String) {
-        self.error = Some(why);
-        self.state = SourceState::Failed;
-        self.deadline = None;
-        self.act(SourceAction::TakeBack);
-        self.act(SourceAction::Close);
-    }
 }
 
 fn name(message: &ToSource) -> &'static str {
@@ -478,5 +402,7 @@ fn name(message: &ToSource) -> &'static str {
         ToSource::Complete { .. } => "COMPLETE",
         ToSource::Trouble(_) => "TROUBLE",
         ToSource::Owner(_) => "OWNER",
+        ToSource::RoundPlaced { .. } => "ROUND-PLACED",
+        ToSource::PageServiceReady => "PAGE-SERVICE-READY",
     }
 }

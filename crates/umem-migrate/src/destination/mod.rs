@@ -3,10 +3,12 @@
 //! | state | guest here | left when |
 //! |---|---|---|
 //! | `Describing` | none | the description comes |
-//! | `Checking` | none | the machine is compared, memory admitted, page service up |
-//! | `Loading` | none | the device state is here and loaded |
+//! | `Checking` | none | the machine is compared, memory admitted |
+//! | `Receiving` | none | BEGIN-PAGE-SERVICE is read, or STATE-LENGTH for a last round |
+//! | `Switching` | none | page service is up |
+//! | `Loading` | none | the device state is here, the last round is placed, and it is loaded |
 //! | `Prepared` | ready | HANDOVER is read |
-//! | `Starting` | ours | it runs, or cannot |
+//! | `Starting` | ours | it runs (without page service: `Complete`), or cannot |
 //! | `Running` | runs | all pages are here, or the link is lost |
 //! | `Complete` | runs | the source agrees on the digest, or the link is lost |
 //! | `Agreed` | runs, needs nobody | never |
@@ -16,12 +18,17 @@
 //! An inquiry in a state before `Starting` is answered *never got it*, and makes that true: the
 //! session is dead, whatever may still come on its connections.
 
+mod arrival;
+mod ending;
+
 use crate::Now;
+use arrival::{LastRound, Package};
 use std::collections::VecDeque;
 use std::time::Duration;
-use umem_wire::{MachineDescription, Ownership, ToDestination, ToSource};
+use umem_wire::{MachineDescription, Mode, Ownership, ToDestination, ToSource};
 
-/// Longest wait for the source's next step before the handover, while it is connected.
+/// Longest wait for the source's next step before the handover, while it is connected; not between
+/// rounds, which take as long as they take.
 const STEP_WITHIN: Duration = Duration::from_secs(60);
 
 /// Where the destination is.
@@ -31,7 +38,11 @@ pub enum DestinationState {
     Describing,
     /// The machine looks at the description.
     Checking,
-    /// Device state is coming in, or being loaded.
+    /// Rounds of pages come in, if any do.
+    Receiving,
+    /// Page service comes up.
+    Switching,
+    /// Device state is awaited, coming in, or being loaded.
     Loading,
     /// The guest could run.
     Prepared,
@@ -56,6 +67,17 @@ pub enum DestinationEvent {
     Message(ToDestination),
     /// Result of [`DestinationAction::Check`].
     Checked(Result<(), String>),
+    /// All bulk connections have read the end of this round, and all its pages are in place.
+    RoundPlaced {
+        /// Its number.
+        round: u32,
+        /// Over all copies placed and all pages discarded so far.
+        digest: u128,
+    },
+    /// Result of [`DestinationAction::Discard`].
+    Discarded(Result<(), String>),
+    /// Result of [`DestinationAction::BeginPageService`].
+    PageService(Result<(), String>),
     /// Result of [`DestinationAction::Load`].
     Loaded(Result<(), String>),
     /// Result of [`DestinationAction::Run`].
@@ -78,14 +100,26 @@ pub enum DestinationEvent {
 pub enum DestinationAction {
     /// Send on the control channel.
     Send(ToSource),
-    /// Compare the machine with ours, admit its memory, bring page service up; report `Checked`.
+    /// Compare the machine with ours, admit its memory; report `Checked`.
     Check {
         /// The source's machine.
         machine: MachineDescription,
         /// Bulk connections that the source will open.
         bulk_lanes: u8,
+        /// When pages will come.
+        mode: Mode,
     },
-    /// Load the device state; report `Loaded`.
+    /// Take the pages out again whose bits are set; report `Discarded`.
+    Discard {
+        /// The page of the first bit.
+        start: u64,
+        /// A bit a page, from the low bits of each byte up.
+        bits: Vec<u8>,
+    },
+    /// Watch all pages that are not in place, and be ready to fetch them; report `PageService`.
+    BeginPageService,
+    /// Load the device state; report `Loaded`. Without page service it is refused when a page is
+    /// missing.
     Load(Vec<u8>),
     /// Take over disks and run the guest; report `Started`.
     Run {
@@ -109,7 +143,15 @@ pub struct Destination {
     actions: VecDeque<DestinationAction>,
     error: Option<String>,
     deadline: Option<Now>,
-    package: Option<(u64, Vec<u8>)>,
+    mode: Mode,
+    /// The newest round that is placed.
+    placed: LastRound,
+    /// Discards whose result is not known.
+    discarding: u32,
+    /// Whether missing pages are watched.
+    page_service: bool,
+    /// Device state as far as it has come; it stays, empty, while it is loaded.
+    package: Option<Package>,
     inquirers: u32,
     /// Why the connection is lost, while the guest is being started.
     lost: Option<String>,
@@ -127,6 +169,10 @@ impl Destination {
             actions: VecDeque::new(),
             error: None,
             deadline: Some(now + STEP_WITHIN),
+            mode: Mode::POSTCOPY,
+            placed: LastRound::default(),
+            discarding: 0,
+            page_service: false,
             package: None,
             inquirers: 0,
             lost: None,
@@ -178,6 +224,9 @@ impl Destination {
         match event {
             DestinationEvent::Message(message) => self.message(now, message),
             DestinationEvent::Checked(result) => self.checked(now, result),
+            DestinationEvent::RoundPlaced { round, digest } => self.round_placed(round, digest),
+            DestinationEvent::Discarded(result) => self.discarded(result),
+            DestinationEvent::PageService(result) => self.page_service(now, result),
             DestinationEvent::Loaded(result) => self.loaded(now, result),
             DestinationEvent::Started(result) => self.started(result),
             DestinationEvent::AllPages { digest } => self.all_pages(digest),
@@ -188,16 +237,26 @@ impl Destination {
     }
 
     fn message(&mut self, now: Now, message: ToDestination) {
-        use DestinationState::{Complete, Describing, Loading, Prepared};
+        use DestinationState::{
+            Checking, Complete, Describing, Loading, Prepared, Receiving, Switching,
+        };
         match (self.state, message) {
             (DestinationState::Dead(_), _) => {}
-            (Describing, ToDestination::Describe { machine, bulk_lanes }) => {
-                self.step(now, DestinationState::Checking);
-                self.act(DestinationAction::Check { machine, bulk_lanes });
+            (Describing, ToDestination::Describe { machine, bulk_lanes, mode }) => {
+                self.step(now, Checking);
+                self.mode = mode;
+                self.act(DestinationAction::Check { machine, bulk_lanes, mode });
             }
-            (Loading, ToDestination::StateLength { bytes }) if self.package.is_none() => {
-                self.package = Some((bytes, Vec::new()));
-                self.piece(&[]);
+            (Receiving | Loading, ToDestination::Discard { start, bits }) if self.may_discard() => {
+                self.discarding += 1;
+                self.act(DestinationAction::Discard { start, bits });
+            }
+            (Receiving, ToDestination::BeginPageService) if self.mode.postcopy => {
+                self.step(now, Switching);
+                self.act(DestinationAction::BeginPageService);
+            }
+            (Receiving | Loading, ToDestination::StateLength { bytes, after_round }) => {
+                self.state_length(now, bytes, after_round);
             }
             (Loading, ToDestination::StatePiece(piece)) => self.piece(&piece),
             (Prepared, ToDestination::Handover { since_stop_ns }) => {
@@ -222,7 +281,7 @@ impl Destination {
                 self.act(DestinationAction::Close);
             }
             (
-                Describing | DestinationState::Checking | Loading | Prepared,
+                Describing | Checking | Receiving | Switching | Loading | Prepared,
                 ToDestination::Cancel(why),
             ) => {
                 self.die(format!("the source gave up: {why}"), Ownership::NeverGotIt);
@@ -234,154 +293,6 @@ impl Destination {
                 ));
             }
         }
-    }
-
-    fn checked(&mut self, now: Now, result: Result<(), String>) {
-        if self.state != DestinationState::Checking {
-            return;
-        }
-        match result {
-            Ok(()) => {
-                self.step(now, DestinationState::Loading);
-                let credit_bytes = self.credit_bytes;
-                self.act(DestinationAction::Send(ToSource::Ready { credit_bytes }));
-            }
-            Err(why) => self.refuse(why),
-        }
-    }
-
-    fn piece(&mut self, piece: &[u8]) {
-        let Some((bytes, mut package)) = self.package.take() else {
-            return self.link_lost("the source sends device state without its length".to_owned());
-        };
-        if package.len() as u64 + piece.len() as u64 > bytes {
-            return self.link_lost(format!("more device state than the {bytes} bytes announced"));
-        }
-        package.extend_from_slice(piece);
-        if package.len() as u64 == bytes {
-            self.act(DestinationAction::Load(package));
-        } else {
-            self.package = Some((bytes, package));
-        }
-    }
-
-    fn loaded(&mut self, now: Now, result: Result<(), String>) {
-        if self.state != DestinationState::Loading {
-            return;
-        }
-        match result {
-            Ok(()) => {
-                self.step(now, DestinationState::Prepared);
-                self.act(DestinationAction::Send(ToSource::Prepared));
-            }
-            Err(why) => self.refuse(why),
-        }
-    }
-
-    fn started(&mut self, result: Result<(), String>) {
-        if self.state != DestinationState::Starting {
-            return;
-        }
-        let owner = match result {
-            Ok(()) => {
-                self.state = DestinationState::Running;
-                self.act(DestinationAction::Send(ToSource::Running));
-                Ownership::Running
-            }
-            Err(why) => {
-                self.act(DestinationAction::Send(ToSource::HandoverRefused(why.clone())));
-                self.die(why, Ownership::Refused);
-                Ownership::Refused
-            }
-        };
-        for _ in 0..std::mem::take(&mut self.inquirers) {
-            self.act(DestinationAction::Answer(owner));
-        }
-        if let Some(why) = self.lost.take() {
-            self.link_lost(why);
-        }
-    }
-
-    fn all_pages(&mut self, digest: u128) {
-        match self.state {
-            DestinationState::Running => {
-                self.state = DestinationState::Complete;
-                self.act(DestinationAction::PagesComplete);
-                self.act(DestinationAction::Send(ToSource::Complete { digest }));
-            }
-            DestinationState::Stranded => self.act(DestinationAction::PagesComplete),
-            _ => {}
-        }
-    }
-
-    fn link_lost(&mut self, why: String) {
-        match self.state {
-            DestinationState::Describing
-            | DestinationState::Checking
-            | DestinationState::Loading
-            | DestinationState::Prepared => {
-                // The source may still believe that a handover is on its way: the answer to its
-                // question is final from now on.
-                self.die(
-                    format!("the connection to the source was lost: {why}"),
-                    Ownership::NeverGotIt,
-                );
-            }
-            DestinationState::Starting => self.lost = Some(why),
-            DestinationState::Running => {
-                self.error = Some(format!(
-                    "the connection to the source was lost while pages were missing ({why}); \
-                     the guest runs as far as it has them"
-                ));
-                self.state = DestinationState::Stranded;
-                self.act(DestinationAction::Close);
-            }
-            DestinationState::Complete => {
-                self.error = Some(format!(
-                    "all pages are here, but the connection was lost before the source agreed on \
-                     their digest ({why})"
-                ));
-                self.act(DestinationAction::Close);
-            }
-            DestinationState::Agreed | DestinationState::Stranded | DestinationState::Dead(_) => {}
-        }
-    }
-
-    fn inquired(&mut self) {
-        use DestinationState::{Agreed, Complete, Dead, Running, Starting, Stranded};
-        match self.state {
-            Starting => self.inquirers += 1,
-            Running | Complete | Agreed | Stranded => {
-                self.act(DestinationAction::Answer(Ownership::Running));
-            }
-            Dead(owner) => self.act(DestinationAction::Answer(owner)),
-            _ => {
-                let why = "the source asks who runs the guest before it was handed over".to_owned();
-                self.die(why, Ownership::NeverGotIt);
-                self.act(DestinationAction::Answer(Ownership::NeverGotIt));
-            }
-        }
-    }
-
-    fn tick(&mut self, now: Now) {
-        if self.deadline.is_some_and(|at| now >= at) {
-            self.deadline = None;
-            self.link_lost(format!("no next step within {} s", STEP_WITHIN.as_secs()));
-        }
-    }
-
-    fn refuse(&mut self, why: String) {
-        self.act(DestinationAction::Send(ToSource::Refused(why.clone())));
-        self.die(why, Ownership::NeverGotIt);
-    }
-
-    fn die(&mut self, why: String, answer: Ownership) {
-        self.error = Some(why);
-        self.state = DestinationState::Dead(answer);
-        self.deadline = None;
-        self.package = None;
-        self.act(DestinationAction::Abandon);
-        self.act(DestinationAction::Close);
     }
 }
 
@@ -395,5 +306,7 @@ fn name(message: &ToDestination) -> &'static str {
         ToDestination::DigestDiffers { .. } => "DIGEST-DIFFERS",
         ToDestination::Cancel(_) => "CANCEL",
         ToDestination::WhoRuns => "WHO-RUNS",
+        ToDestination::Discard { .. } => "DISCARD",
+        ToDestination::BeginPageService => "BEGIN-PAGE-SERVICE",
     }
 }
