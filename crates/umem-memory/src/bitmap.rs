@@ -12,6 +12,14 @@ pub struct PageBitmap {
     pages: u64,
 }
 
+impl Clone for PageBitmap {
+    /// A copy, word by word: one that others change meanwhile has some of their changes.
+    fn clone(&self) -> Self {
+        let copy = |word: &AtomicU64| AtomicU64::new(word.load(Ordering::Acquire));
+        Self { words: self.words.iter().map(copy).collect(), pages: self.pages }
+    }
+}
+
 impl PageBitmap {
     /// A bitmap of clear bits.
     #[must_use]
@@ -66,26 +74,58 @@ impl PageBitmap {
     /// The first set bit at or behind a page.
     #[must_use]
     pub fn next_set(&self, from: PageIndex) -> Option<PageIndex> {
-        self.find(from.0, |word| word)
+        self.find(from.0, self.pages, |word| word)
     }
 
     /// The first clear bit at or behind a page.
     #[must_use]
     pub fn next_clear(&self, from: PageIndex) -> Option<PageIndex> {
-        self.find(from.0, |word| !word)
+        self.find(from.0, self.pages, |word| !word)
     }
 
-    fn find(&self, from: u64, view: impl Fn(u64) -> u64) -> Option<PageIndex> {
+    /// The first run of set bits at or behind a page; of a longer one the first `most` pages.
+    #[must_use]
+    pub fn next_range(&self, from: PageIndex, most: u64) -> Option<PageRange> {
+        let start = self.next_set(from).filter(|_| most > 0)?;
+        let limit = start.0.saturating_add(most).min(self.pages);
+        let end = self.find(start.0, limit, |word| !word).map_or(limit, |page| page.0);
+        // A bit that another thread has cleared meanwhile was set all the same.
+        Some(PageRange::new(start, (end - start.0).max(1)))
+    }
+
+    /// All runs of set bits, in order.
+    pub fn runs(&self) -> impl Iterator<Item = PageRange> {
+        let mut from = 0;
+        std::iter::from_fn(move || {
+            let run = self.next_range(PageIndex(from), u64::MAX)?;
+            from = run.start.0 + run.count;
+            Some(run)
+        })
+    }
+
+    fn find(&self, from: u64, to: u64, view: impl Fn(u64) -> u64) -> Option<PageIndex> {
         let mut at = from;
-        while at < self.pages {
+        while at < to {
             let word = view(self.word(at)?.load(Ordering::Acquire)) >> (at % BITS);
             if word != 0 {
                 let page = at + u64::from(word.trailing_zeros());
-                return (page < self.pages).then_some(PageIndex(page));
+                return (page < to).then_some(PageIndex(page));
             }
             at = (at / BITS + 1) * BITS;
         }
         None
+    }
+
+    /// Clears the bits that are set in another bitmap of as many pages; how many were set.
+    pub fn and_not(&self, other: &Self) -> u64 {
+        let mut cleared = 0;
+        for (word, theirs) in self.words.iter().zip(&other.words) {
+            let mask = theirs.load(Ordering::Acquire);
+            if mask != 0 {
+                cleared += u64::from((mask & word.fetch_and(!mask, Ordering::AcqRel)).count_ones());
+            }
+        }
+        cleared
     }
 
     /// Moves all set bits into another bitmap of as many pages; how many were clear there. A bit
@@ -143,8 +183,47 @@ mod tests {
                 prop_assert_eq!(bitmap.next_clear(PageIndex(from)), find(false));
                 let bit = model.get(from as usize).copied().unwrap_or(false);
                 prop_assert_eq!(bitmap.test(PageIndex(from)), bit);
+                for most in [1, 7, 64, 400] {
+                    let range = bitmap.next_range(PageIndex(from), most);
+                    prop_assert_eq!(range.map(|range| range.start), find(true));
+                    let run = |start: PageIndex| {
+                        let rest = model.iter().skip(start.0 as usize);
+                        (rest.take_while(|bit| **bit).count() as u64).min(most)
+                    };
+                    prop_assert_eq!(range.map(|range| range.count), find(true).map(run));
+                }
+            }
+            let listed: Vec<_> = bitmap.runs().flat_map(PageRange::pages).collect();
+            let set: Vec<_> = (0..pages).filter(|&page| model[page as usize]).map(PageIndex).collect();
+            prop_assert_eq!(listed, set);
+        }
+
+        #[test]
+        fn bits_of_another_are_taken_away_and_a_copy_stays_as_it_was(
+            pages in 1u64..300,
+            one in prop::collection::vec(0u64..300, 0..40),
+            two in prop::collection::vec(0u64..300, 0..40),
+        ) {
+            let bitmap = |set: &[u64]| {
+                let bitmap = PageBitmap::new(pages);
+                set.iter().for_each(|&page| { bitmap.set(PageRange::one(PageIndex(page))); });
+                bitmap
+            };
+            let (one, two) = (bitmap(&one), bitmap(&two));
+            let before = one.clone();
+            let cleared = one.and_not(&two);
+            prop_assert_eq!(before.count() - one.count(), cleared);
+            for page in (0..pages).map(PageIndex) {
+                prop_assert_eq!(one.test(page), before.test(page) && !two.test(page));
             }
         }
+    }
+
+    #[test]
+    fn a_range_of_no_pages_is_none() {
+        let bitmap = PageBitmap::new(70);
+        bitmap.set(PageRange::new(PageIndex(3), 4));
+        assert_eq!(bitmap.next_range(PageIndex(0), 0), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use vm_memory::{Bytes, GuestRegionMmap};
 
 mod mapping;
+mod pages;
 pub use mapping::FrozenRam;
 use mapping::Mapping;
 
@@ -66,7 +67,25 @@ pub enum RamError {
         /// How many there are.
         total: u64,
     },
-    /// A system call on all of RAM failed.
+    /// Pages that do not exist, or not as a run of one block.
+    #[error("no RAM block has {count} pages from {start} on")]
+    NoRun {
+        /// The first one asked for.
+        start: PageIndex,
+        /// How many.
+        count: u64,
+    },
+    /// Bytes that are not those of the pages.
+    #[error("{pages} pages have {expected} bytes, not {bytes}")]
+    Length {
+        /// How many pages.
+        pages: u64,
+        /// Their size.
+        expected: u64,
+        /// How many bytes there are.
+        bytes: usize,
+    },
+    /// A system call on RAM failed.
     #[error("cannot {what} RAM: {source}")]
     System {
         /// What was to be done.
@@ -169,16 +188,22 @@ impl GuestRam {
     /// # Errors
     /// When there are no such pages, there is no file, or the system is out of memory.
     pub fn put_in_file(&self, range: PageRange, bytes: &[u8]) -> Result<(), RamError> {
-        let failed = |source| RamError::System { what: "fill the file of", source };
+        let (mapping, offset) = self.run(range)?;
+        mapping
+            .put_in_file(offset, bytes)
+            .map_err(|source| RamError::System { what: "fill the file of", source })
+    }
+
+    /// The mapping of pages of one block, and where they begin in it.
+    fn run(&self, range: PageRange) -> Result<(&Mapping, u64), RamError> {
         let part = self.layout().index_of(range.start).and_then(|index| {
             Some((self.layout().blocks().get(index)?, self.inner.mappings.get(index)?))
         });
         let (block, mapping) = part
             .filter(|_| self.layout().holds(range))
-            .ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
-        let shift = self.layout().page_size().shift();
-        let offset = (range.start.0 - block.first_page.0) << shift;
-        mapping.put_in_file(offset, bytes).map_err(failed)
+            .ok_or(RamError::NoRun { start: range.start, count: range.count })?;
+        let offset = (range.start.0 - block.first_page.0) << self.layout().page_size().shift();
+        Ok((mapping, offset))
     }
 
     /// Reads RAM as it is at this moment.

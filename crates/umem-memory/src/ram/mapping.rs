@@ -15,6 +15,8 @@ use std::sync::Arc;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, MmapRegion};
 
+mod bytes;
+mod drop;
 mod frozen;
 mod populated;
 pub use frozen::FrozenRam;
@@ -78,17 +80,36 @@ impl Mapping {
     }
 
     pub(super) fn clear(&self) -> io::Result<()> {
-        // A shared page stays in the file when a mapping drops it.
-        let shared = self.file.is_some();
-        self.advise(if shared { Advice::LinuxRemove } else { Advice::LinuxDontNeed })
+        self.drop_bytes(0, self.region.size() as u64)
+    }
+
+    /// Address and length of a part, for the kernel.
+    fn part(&self, offset: u64, bytes: u64) -> io::Result<(*mut u8, usize)> {
+        let (Ok(start), Ok(bytes)) = (usize::try_from(offset), usize::try_from(bytes)) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let inside = start.checked_add(bytes).is_some_and(|end| end <= self.region.size());
+        if !inside {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok((self.region.as_ptr().wrapping_add(start), bytes))
     }
 
     fn advise(&self, advice: Advice) -> io::Result<()> {
-        let (start, bytes) = (self.region.as_ptr().cast(), self.region.size());
-        // SAFETY: exactly our own mapping. The advice given here drops content, which for memory
+        self.advise_part(0, self.region.size() as u64, advice)
+    }
+
+    fn advise_part(&self, offset: u64, bytes: u64, advice: Advice) -> io::Result<()> {
+        let (start, bytes) = self.part(offset, bytes)?;
+        // SAFETY: a part of our own mapping. The advice given here drops content, which for memory
         // that is only read and written through raw pointers is no more than a write of zeroes.
-        unsafe { rustix::mm::madvise(start, bytes, advice) }?;
+        unsafe { rustix::mm::madvise(start.cast(), bytes, advice) }?;
         Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn huge_pages(&self) -> io::Result<()> {
+        self.advise(Advice::LinuxHugepage)
     }
 
     #[cfg(test)]

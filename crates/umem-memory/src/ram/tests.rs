@@ -79,6 +79,122 @@ fn frozen_ram_is_borrowed_block_by_block_and_protected() {
     }
 }
 
+fn pattern(pages: u64, seed: u64) -> Vec<u8> {
+    (0..pages * PAGE / 8)
+        .flat_map(|at| (at ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
+        .collect()
+}
+
+#[test]
+fn pages_are_written_filled_and_copied_out() {
+    for backend in [Backend::Anonymous, Backend::Memfd] {
+        let ram = ram(backend, 1);
+        let (low, high) = (PageRange::new(PageIndex(61), 3), PageRange::new(PageIndex(64), 5));
+        ram.write_pages(low, &pattern(3, 1)).unwrap();
+        ram.write_pages(high, &pattern(5, 2)).unwrap();
+        ram.fill_pages(PageRange::one(PageIndex(66)), 0xa5).unwrap();
+        let mut bytes = vec![1; 5 * PAGE as usize];
+        ram.copy_pages(high, &mut bytes).unwrap();
+        let mut expected = pattern(5, 2);
+        expected[2 * PAGE as usize..3 * PAGE as usize].fill(0xa5);
+        assert!(bytes == expected);
+        let mut bytes = vec![1; 3 * PAGE as usize];
+        ram.copy_pages(low, &mut bytes).unwrap();
+        assert!(bytes == pattern(3, 1));
+        ram.read_at(GuestAddress(0x8000_0000 + 61 * PAGE), &mut bytes).unwrap();
+        assert!(bytes == pattern(3, 1), "where the guest looks");
+        assert!(ram.is_readable(low) && ram.is_readable(PageRange::new(PageIndex(64), 256)));
+        assert!(!ram.is_readable(PageRange::new(PageIndex(63), 2)));
+    }
+}
+
+#[test]
+fn pages_of_no_one_block_or_of_another_length_are_refused() {
+    let ram = ram(Backend::Anonymous, 1);
+    let mut bytes = vec![0; 2 * PAGE as usize];
+    for range in [
+        PageRange::new(PageIndex(63), 2),
+        PageRange::new(PageIndex(64 + 255), 2),
+        PageRange::new(PageIndex(5), 0),
+        PageRange::new(PageIndex(u64::MAX), u64::MAX),
+    ] {
+        assert!(matches!(ram.copy_pages(range, &mut bytes), Err(RamError::NoRun { .. })));
+        assert!(matches!(ram.write_pages(range, &bytes), Err(RamError::NoRun { .. })));
+        assert!(matches!(ram.fill_pages(range, 1), Err(RamError::NoRun { .. })));
+    }
+    let range = PageRange::new(PageIndex(5), 3);
+    assert!(matches!(ram.copy_pages(range, &mut bytes), Err(RamError::Length { .. })));
+    assert!(matches!(ram.write_pages(range, &bytes), Err(RamError::Length { .. })));
+    let beyond = PageRange::new(PageIndex(300), 100);
+    assert!(matches!(ram.drop_pages(beyond), Err(RamError::NoRun { .. })));
+}
+
+#[test]
+fn zeroes_hold_nothing_and_dropped_pages_leave_their_neighbours() {
+    for backend in [Backend::Anonymous, Backend::Memfd] {
+        for huge in [false, true] {
+            let ram = ram(backend, 8);
+            let advice = if huge { Mapping::huge_pages } else { Mapping::small_pages };
+            ram.each("advise", advice).unwrap();
+            ram.fill_pages(PageRange::new(PageIndex(0), 64), 0).unwrap();
+            assert_eq!(ram.populated(all(&ram)).unwrap(), []);
+            let pages = 8 * 256;
+            let range = PageRange::new(PageIndex(64), pages);
+            ram.write_pages(range, &pattern(pages, 3)).unwrap();
+            // Every third page, and a run; more than one call takes.
+            let dropped = |page: u64| page.is_multiple_of(3) || (100..1000).contains(&page);
+            let set = crate::PageBitmap::new(ram.layout().total_pages());
+            for page in (64..64 + pages).filter(|&page| dropped(page)) {
+                set.set(PageRange::one(PageIndex(page)));
+            }
+            ram.drop_runs(set.runs()).unwrap();
+            ram.fill_pages(PageRange::one(PageIndex(64 + 2000)), 0).unwrap();
+            let held: Vec<_> = ram.populated(range).unwrap();
+            let held: Vec<_> = held.into_iter().flat_map(PageRange::pages).collect();
+            let kept = (64..64 + pages).filter(|&page| !dropped(page) && page != 64 + 2000);
+            assert_eq!(held, kept.map(PageIndex).collect::<Vec<_>>(), "{backend:?} {huge}");
+            let (expected, mut bytes) = (pattern(pages, 3), vec![1; PAGE as usize]);
+            for page in 64..64 + pages {
+                ram.copy_pages(PageRange::one(PageIndex(page)), &mut bytes).unwrap();
+                if dropped(page) || page == 64 + 2000 {
+                    assert!(bytes.iter().all(|&byte| byte == 0));
+                } else {
+                    let at = ((page - 64) * PAGE) as usize;
+                    assert!(bytes == expected[at..at + PAGE as usize], "page {page}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_run_that_reaches_over_blocks_is_dropped_in_both() {
+    let ram = ram(Backend::Anonymous, 1);
+    let (low, high) = (PageRange::new(PageIndex(62), 2), PageRange::new(PageIndex(64), 2));
+    for range in [low, high] {
+        ram.write_pages(range, &pattern(2, 4)).unwrap();
+    }
+    ram.drop_runs([PageRange::new(PageIndex(63), 2)].into_iter()).unwrap();
+    let expected = [PageRange::one(PageIndex(62)), PageRange::one(PageIndex(65))];
+    assert_eq!(ram.populated(all(&ram)).unwrap(), expected);
+}
+
+#[test]
+fn what_is_written_filled_or_dropped_is_noted_as_written() {
+    use crate::DirtySource as _;
+    let ram = ram(Backend::Anonymous, 1);
+    let writes = ram.host_writes();
+    writes.start().unwrap();
+    ram.write_pages(PageRange::new(PageIndex(3), 2), &pattern(2, 0)).unwrap();
+    ram.fill_pages(PageRange::one(PageIndex(70)), 9).unwrap();
+    ram.drop_pages(PageRange::new(PageIndex(100), 2)).unwrap();
+    ram.copy_pages(PageRange::one(PageIndex(9)), &mut vec![0; PAGE as usize]).unwrap();
+    let seen = crate::PageBitmap::new(ram.layout().total_pages());
+    writes.collect(&seen).unwrap();
+    let seen: Vec<_> = seen.runs().flat_map(PageRange::pages).collect();
+    assert_eq!(seen, [3, 4, 70, 100, 101].map(PageIndex));
+}
+
 /// The rights that the kernel has for a page's mapping.
 fn access(ram: &GuestRam, page: PageIndex) -> String {
     let address = ram.host_address(page).unwrap().as_ptr().addr();

@@ -2,7 +2,8 @@
 
 use super::super::{GuestRam, RamError};
 use crate::PageRange;
-use rustix::mm::MprotectFlags;
+use rustix::io::Errno;
+use rustix::mm::{Advice, MprotectFlags};
 
 /// RAM at rest: while the owner keeps its promise, content can be borrowed. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -19,6 +20,20 @@ impl GuestRam {
     #[must_use]
     pub unsafe fn freeze(&self) -> FrozenRam {
         FrozenRam { ram: self.clone() }
+    }
+
+    /// Whether the hardware gives all bytes of pages of one block. Touching a page that it has lost
+    /// ends the process; asking for it with `MADV_POPULATE_READ` does not. A kernel without it is
+    /// believed. The guest may run.
+    #[must_use]
+    pub fn is_readable(&self, range: PageRange) -> bool {
+        let Ok((mapping, offset)) = self.run(range) else { return false };
+        let bytes = range.count << self.layout().page_size().shift();
+        let Ok(part) = mapping.part(offset, bytes) else { return false };
+        // SAFETY: populating pages for reading changes no content, and the mapping outlives the call.
+        let result =
+            unsafe { rustix::mm::madvise(part.0.cast(), part.1, Advice::LinuxPopulateRead) };
+        !matches!(result, Err(Errno::HWPOISON | Errno::FAULT))
     }
 }
 
@@ -48,17 +63,10 @@ impl FrozenRam {
         Some(unsafe { std::slice::from_raw_parts(start.as_ptr(), bytes) })
     }
 
-    /// Whether the hardware gives all bytes of a range. Touching a page that it has lost ends the
-    /// process; asking for it with `MADV_POPULATE_READ` does not. A kernel without it is believed.
+    /// See [`GuestRam::is_readable`].
     #[must_use]
     pub fn is_readable(&self, range: PageRange) -> bool {
-        let Some(bytes) = self.slice(range) else { return false };
-        let start = bytes.as_ptr().cast_mut().cast();
-        // SAFETY: populating pages for reading changes no content, and the mapping outlives the call.
-        let result = unsafe {
-            rustix::mm::madvise(start, bytes.len(), rustix::mm::Advice::LinuxPopulateRead)
-        };
-        !matches!(result, Err(rustix::io::Errno::HWPOISON | rustix::io::Errno::FAULT))
+        self.ram.is_readable(range)
     }
 
     /// See [`GuestRam::populated`].
