@@ -7,8 +7,15 @@ use serde::Deserialize;
 
 use crate::{paths, run};
 
-const REUSABLE: [&str; 6] =
-    ["umem-memory", "umem-fault", "umem-wire", "umem-state", "umem-migrate", "umem-link"];
+const REUSABLE: [&str; 7] = [
+    "umem-memory",
+    "umem-fault",
+    "umem-wire",
+    "umem-state",
+    "umem-migrate",
+    "umem-snapshot",
+    "umem-link",
+];
 
 /// For each crate, the crates of ours that it may name. A crate that is not here is an error: whoever adds
 /// one says where it belongs.
@@ -21,7 +28,8 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("umem-state", vec![]),
         ("umem-fault", vec!["umem-memory"]),
         ("umem-migrate", vec!["umem-wire", "umem-state", "umem-memory"]),
-        ("umem-link", REUSABLE[..5].to_vec()),
+        ("umem-snapshot", vec!["umem-wire", "umem-memory"]),
+        ("umem-link", REUSABLE[..6].to_vec()),
         ("accel", below.to_vec()),
         ("accel-tcg", with(&below, &["accel"])),
         ("accel-kvm", with(&below, &["accel"])),

@@ -37,6 +37,26 @@ pub struct MachineDescription {
 }
 
 impl MachineDescription {
+    /// The description by itself, as it stands in DESCRIBE and in a snapshot.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.put(&mut out);
+        out
+    }
+
+    /// A description that fills these bytes exactly.
+    ///
+    /// # Errors
+    /// Bytes that are no description, or more than one.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        // No frame: the kind is only shown.
+        let mut body = BodyReader::new(0, bytes);
+        let machine = Self::take(&mut body)?;
+        body.finish()?;
+        Ok(machine)
+    }
+
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
         put_text(out, &self.board);
         out.extend_from_slice(&self.harts.to_le_bytes());
@@ -131,6 +151,15 @@ mod tests {
             devices: vec!["uart".into(), "plic".into()],
             program: "umem 0.1.0".into(),
         }
+    }
+
+    #[test]
+    fn a_description_alone_comes_back_and_nothing_may_follow_it() {
+        let mut bytes = machine().encode();
+        assert_eq!(MachineDescription::decode(&bytes), Ok(machine()));
+        assert!(MachineDescription::decode(&bytes[..bytes.len() - 1]).is_err());
+        bytes.push(0);
+        assert!(MachineDescription::decode(&bytes).is_err());
     }
 
     #[test]
