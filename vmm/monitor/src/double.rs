@@ -2,8 +2,8 @@
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use machine::{
-    BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateRequest, MigrationParameters, Owner,
-    RunState, VmControl, VmEvent, VmStatus,
+    BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateRequest, MigrationCapabilities,
+    MigrationParameters, Owner, RunState, VmControl, VmEvent, VmStatus,
 };
 use std::sync::Mutex;
 use umem_link::MigrationStatus;
@@ -13,6 +13,8 @@ pub(crate) struct Recorder {
     pub(crate) calls: Mutex<Vec<String>>,
     pub(crate) listeners: Mutex<Vec<Sender<VmEvent>>>,
     pub(crate) migration: Mutex<Option<MigrationStatus>>,
+    pub(crate) parameters: Mutex<MigrationParameters>,
+    pub(crate) capabilities: Mutex<MigrationCapabilities>,
     pub(crate) refuse: Option<&'static str>,
 }
 
@@ -92,10 +94,10 @@ impl VmControl for Recorder {
     }
 
     fn migrate(&self, request: MigrateRequest) -> Result<(), ControlError> {
-        let MigrateRequest { uri, postcopy, background, move_background, .. } = &request;
+        let MigrateRequest { uri, mode, background, move_background, .. } = &request;
         let (forward, backward) = (request.prefault_forward, request.prefault_backward);
         self.note(format!(
-            "migrate {uri} p={postcopy} b={background} m={move_background} {forward} {backward}"
+            "migrate {uri} {mode:?} b={background} m={move_background} {forward} {backward}"
         ))
     }
 
@@ -111,16 +113,32 @@ impl VmControl for Recorder {
         self.note(format!("resolve {owner:?}"))
     }
 
+    fn migrate_start_postcopy(&self) -> Result<(), ControlError> {
+        self.note("start postcopy")
+    }
+
+    fn migrate_pause(&self) -> Result<(), ControlError> {
+        self.note("pause")
+    }
+
     fn parameters(&self) -> MigrationParameters {
-        MigrationParameters::default()
+        *self.parameters.lock().unwrap()
     }
 
     fn set_parameters(&self, parameters: MigrationParameters) -> Result<(), ControlError> {
-        let MigrationParameters { postcopy_background, max_postcopy_bandwidth, multifd_channels } =
-            parameters;
-        self.note(format!(
-            "parameters {postcopy_background} {max_postcopy_bandwidth} {multifd_channels}"
-        ))
+        self.note("parameters")?;
+        *self.parameters.lock().unwrap() = parameters;
+        Ok(())
+    }
+
+    fn capabilities(&self) -> MigrationCapabilities {
+        *self.capabilities.lock().unwrap()
+    }
+
+    fn set_capabilities(&self, capabilities: MigrationCapabilities) -> Result<(), ControlError> {
+        self.note("capabilities")?;
+        *self.capabilities.lock().unwrap() = capabilities;
+        Ok(())
     }
 
     fn events(&self) -> Receiver<VmEvent> {

@@ -212,7 +212,10 @@ impl Editor {
         });
         let more: String = common.chars().skip(self.cursor).collect();
         if more.is_empty() && choices.len() > 1 {
-            out.extend_from_slice(format!("\n{}\n", choices.join("  ")).as_bytes());
+            // Words that stand there already need not be shown again.
+            let start = before.rfind(char::is_whitespace).map_or(0, |blank| blank + 1);
+            let words: Vec<_> = choices.iter().filter_map(|choice| choice.get(start..)).collect();
+            out.extend_from_slice(format!("\n{}\n", words.join("  ")).as_bytes());
         }
         more.chars().for_each(|letter| self.insert(letter));
         if choices.len() == 1 {

@@ -3,6 +3,7 @@
 use crate::command::{self, Args, Output};
 use crate::lines::{LINE_MAX, Line, Lines};
 use crate::outlet::Outlet;
+use crate::report;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use machine::{VmControl, VmEvent};
 use serde_json::{Map, Value, json};
@@ -92,17 +93,21 @@ impl Client {
         let args =
             Args::from_json(row, arguments).map_err(|error| Refusal::generic(error.to_string()))?;
         if name == "qmp_capabilities" {
-            self.negotiate()?;
+            self.negotiate(&args)?;
         }
         (row.run)(&*self.vm, &args).map_err(|error| Refusal::generic(error.to_string()))
     }
 
     /// From now on the client takes commands and is told events.
-    fn negotiate(&mut self) -> Result<(), Refusal> {
+    fn negotiate(&mut self, args: &Args) -> Result<(), Refusal> {
         if self.telling.is_some() {
             return Err(Refusal::not_found(
                 "Capabilities negotiation is already complete, command ignored",
             ));
+        }
+        if let Some(first) = args.list("enable").first() {
+            let shown = command::printable(&first.to_string());
+            return Err(Refusal::generic(format!("capability {shown} is not available")));
         }
         let (telling, ended) = bounded(0);
         let (events, outlet) = (self.vm.events(), self.outlet.clone());
@@ -181,7 +186,11 @@ fn event_json(event: &VmEvent) -> Value {
         VmEvent::Resume => ("RESUME", None),
         VmEvent::Shutdown => ("SHUTDOWN", None),
         VmEvent::Reset => ("RESET", None),
-        VmEvent::Migration { phase } => ("MIGRATION", Some(json!({ "status": phase }))),
+        VmEvent::MigrationPass { pass } => ("MIGRATION_PASS", Some(json!({ "pass": pass }))),
+        VmEvent::Migration { phase } => (
+            "MIGRATION",
+            Some(json!({ "status": report::qemu_status(phase), "x-umem-phase": phase })),
+        ),
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut message = json!({

@@ -21,4 +21,4 @@ mod double;
 pub use manual::manual;
 pub use serve::{Server, bind_unix, serve};
 pub use spec::{Kind, MonitorSpec, Place, SpecError};
-pub use terminal::TerminalMonitor;
+pub use terminal::{TerminalMonitor, outcomes};

@@ -1,6 +1,7 @@
 //! docs/monitor.md, from the same table as the commands themselves.
 
-use crate::command::{ArgKind, Command, TABLE};
+use crate::command::{ArgKind, CAPABILITIES, Command, PARAMETERS, State, TABLE, shown};
+use machine::MigrationParameters;
 use std::fmt::Write as _;
 
 const HEAD: &str = "\
@@ -15,8 +16,15 @@ may be connected at once. A client that sends garbage gets an error, one that do
 2 s; lines have at most 64 KiB. The end of `stdio` ends that monitor, not the VM.
 
 The JSON monitor speaks QMP as far as it goes: greeting, `qmp_capabilities`, `execute` with `arguments` and
-`id`, `return` or `error` with `class` and `desc`, events with time stamps. What QEMU does not have begins
-with `x-umem-`.
+`id`, `return` or `error` with `class` and `desc`, events with time stamps. A client written for QEMU moves a
+guest by `migrate-incoming`, `migrate-set-capabilities`, `migrate-set-parameters`, `migrate`,
+`migrate-start-postcopy` and `query-migrate`. What QEMU does not have begins with `x-umem-`, but for the
+arguments of `migrate` that stand for its options in text. `status`, of `query-migrate` and of events, is always
+one of QEMU's words; `x-umem` has our own: `listening` is told as `setup`, `prepared` as `device`,
+`handover-unknown` as `postcopy-paused`.
+
+On a terminal, a line above the one being typed tells how a migration ended. Other text monitors print only
+what they were asked for, so that programs can read them.
 
 ## Text commands
 
@@ -37,17 +45,47 @@ pub fn manual() -> String {
             let _ = writeln!(page, "| `{name}` | {} | {} |", arguments(row), cell(row.help));
         }
     }
+    tables(&mut page);
     page += "\n## Events of the JSON monitor\n\n| event | when |\n|---|---|\n";
     for (event, when) in [
         ("STOP", "the guest was stopped"),
         ("RESUME", "the guest runs again"),
         ("RESET", "the machine was reset"),
         ("SHUTDOWN", "the guest powered off, or `quit`"),
-        ("MIGRATION", "the migration is in another phase; `status` names it"),
+        (
+            "MIGRATION",
+            "the migration is in another phase; `status` names it, `x-umem-phase` in our words",
+        ),
+        ("MIGRATION_PASS", "a round of precopy begins; `pass` is its number, from 1 up"),
     ] {
         let _ = writeln!(page, "| `{event}` | {when} |");
     }
     page
+}
+
+/// What the next migration is told before it starts.
+fn tables(page: &mut String) {
+    page.push_str(
+        "\n## Parameters\n\n| text | JSON | values | default | what it is |\n|---|---|---|---|---|\n",
+    );
+    let defaults = MigrationParameters::default();
+    for parameter in PARAMETERS {
+        let default = shown(parameter.domain, (parameter.get)(&defaults));
+        let values = parameter.domain.shown();
+        let (name, json, help) = (parameter.name, parameter.json, cell(parameter.help));
+        let _ = writeln!(page, "| `{name}` | `{json}` | {values} | {default} | {help} |");
+    }
+    page.push_str(
+        "\n## Capabilities\n\n| capability | state | why, or what it does |\n|---|---|---|\n",
+    );
+    for capability in CAPABILITIES {
+        let state = match capability.state {
+            State::Switched(_) => "on or off; off at first",
+            State::Always => "always on",
+            State::Never => "always off",
+        };
+        let _ = writeln!(page, "| `{}` | {state} | {} |", capability.name, cell(capability.help));
+    }
 }
 
 fn cell(text: &str) -> String {
@@ -57,10 +95,14 @@ fn cell(text: &str) -> String {
 fn arguments(row: &Command) -> String {
     let one = |arg: &crate::command::Arg| {
         let kind = match arg.kind {
-            ArgKind::Flag(_) => "boolean".to_owned(),
+            ArgKind::Flag(_) | ArgKind::Switch => "boolean".to_owned(),
             ArgKind::Word | ArgKind::Rest => "string".to_owned(),
             ArgKind::Number => "number".to_owned(),
+            ArgKind::LongOption => "number, 1 or more".to_owned(),
             ArgKind::Choice(words) => words.join(" or "),
+            ArgKind::Named(_) => "one of those below".to_owned(),
+            ArgKind::List(what) => format!("list of {what}"),
+            ArgKind::Refused(_, why) => format!("refused: {why}"),
         };
         format!("`{}`{}: {kind}", arg.name, if arg.required { "" } else { " (optional)" })
     };

@@ -1,14 +1,17 @@
 //! A migration's state as text (`info migrate`) and as JSON (`query-migrate`).
 
-use serde_json::{Value, json};
+mod json;
+
+pub(crate) use json::{json, qemu_status};
+
 use std::fmt::Write as _;
-use umem_link::{End, MigrationStatus};
+use umem_link::{End, MigrationStatus, RoundsStatus};
 
 /// Pages that waiting vCPUs are shown to wait for.
 const WAITING_SHOWN: usize = 8;
 
 /// Lines for people. Counts are in pages, times in milliseconds unless they say otherwise.
-pub(crate) fn text(status: &MigrationStatus) -> String {
+pub(crate) fn text(status: &MigrationStatus, page_bytes: u64) -> String {
     let mut text = String::new();
     let end = match status.end {
         End::Source => "source",
@@ -27,12 +30,15 @@ pub(crate) fn text(status: &MigrationStatus) -> String {
         let _ = writeln!(text, "drain time: {drain:.1} ms");
     }
     downtime(&mut text, status);
+    if let Some(told) = &status.rounds {
+        rounds(&mut text, status.end, told, page_bytes);
+    }
     pages(&mut text, status);
     if status.end == End::Destination {
         faults(&mut text, status);
     }
     let _ = writeln!(text, "wire: {} bytes", status.wire_bytes);
-    let _ = writeln!(text, "rate: {:.1} MiB/s", status.rate / f64::from(1 << 20));
+    let _ = writeln!(text, "rate: {:.1} MiB/s", mebi(status.rate));
     if status.end == End::Source {
         let _ = writeln!(text, "background: {}", if status.background { "on" } else { "off" });
     }
@@ -56,12 +62,43 @@ fn downtime(text: &mut String, status: &MigrationStatus) {
     };
 }
 
+/// What a source knows of its rounds, or a destination of those that come in.
+fn rounds(text: &mut String, end: End, rounds: &RoundsStatus, page_bytes: u64) {
+    let RoundsStatus { passes, copies, discarded, dirty_pages_rate, send_rate, .. } = *rounds;
+    let way = if end == End::Source { "sent" } else { "received" };
+    let _ = writeln!(
+        text,
+        "rounds: {passes} begun, {copies} copies of pages {way}, {discarded} pages discarded"
+    );
+    if end == End::Source {
+        let _ = writeln!(
+            text,
+            "  guest writes {dirty_pages_rate:.0} pages/s ({:.1} MiB/s), source sends {:.1} MiB/s",
+            mebi(dirty_pages_rate * page_bytes as f64),
+            mebi(send_rate)
+        );
+        let _ = writeln!(
+            text,
+            "  expected downtime {:.1} ms; {} % of the vCPUs' time taken",
+            rounds.expected_downtime_ms, rounds.throttle
+        );
+    }
+}
+
+fn mebi(bytes: f64) -> f64 {
+    bytes / f64::from(1 << 20)
+}
+
 fn pages(text: &mut String, status: &MigrationStatus) {
     let pages = &status.pages;
     let _ = writeln!(text, "pages: {} total, {} remaining", pages.total, pages.remaining);
+    let precopy = match status.rounds {
+        None if pages.precopy == 0 => String::new(),
+        _ => format!("precopy {}, ", pages.precopy),
+    };
     let _ = writeln!(
         text,
-        "  demand {}, prefault {}, background {}; of these {} of one repeated byte",
+        "  {precopy}demand {}, prefault {}, background {}; of these {} of one repeated byte",
         pages.demand, pages.prefault, pages.background, pages.fill
     );
     if pages.duplicate > 0 {
@@ -88,38 +125,26 @@ fn faults(text: &mut String, status: &MigrationStatus) {
     }
 }
 
-/// QEMU's keys where their meaning is the same, and everything under `x-umem`.
-pub(crate) fn json(status: &MigrationStatus) -> Value {
-    let pages = &status.pages;
-    let sent = pages.demand.saturating_add(pages.prefault).saturating_add(pages.background);
-    let mut answer = json!({
-        "status": status.phase,
-        "total-time": whole(status.total_ms),
-        "ram": {
-            "transferred": status.wire_bytes,
-            "remaining": pages.remaining.saturating_mul(4096),
-            "total": pages.total.saturating_mul(4096),
-            "duplicate": pages.fill,
-            "normal": sent.saturating_sub(pages.fill),
-            "page-size": 4096,
-            "mbps": status.rate * 8.0 / 1e6,
-            "postcopy-requests": pages.demand,
-        },
-        "x-umem": status,
-    });
-    if let Some(total) = status.downtime.total {
-        answer["downtime"] = whole(total);
+/// One line about how a migration ended, or stopped where somebody has to look; `None` for one that
+/// goes on.
+pub(crate) fn outcome(status: &MigrationStatus) -> Option<String> {
+    let (phase, total) = (&status.phase, status.total_ms);
+    let mut line = match phase.as_str() {
+        "completed" => format!("migration completed in {total:.1} ms"),
+        "failed" | "cancelled" => format!("migration {phase} after {total:.1} ms"),
+        "postcopy-paused" | "handover-unknown" => format!("migration stands at {phase}"),
+        _ => return None,
+    };
+    if phase == "completed" {
+        if let Some(downtime) = status.downtime.total {
+            let _ = write!(line, ", downtime {downtime:.1} ms");
+        }
+        let _ = write!(line, ", {} bytes on the wire", status.wire_bytes);
     }
     if let Some(error) = &status.error {
-        answer["error-desc"] = error.as_str().into();
+        let _ = write!(line, ": {error}");
     }
-    answer
-}
-
-/// QEMU tells whole milliseconds.
-fn whole(milliseconds: f64) -> Value {
-    // A float's conversion saturates, so no value is out of range.
-    (milliseconds.round() as u64).into()
+    Some(line)
 }
 
 #[cfg(test)]

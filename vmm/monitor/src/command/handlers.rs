@@ -24,7 +24,7 @@ pub(super) fn help(_: &dyn VmControl, args: &Args) -> Answer {
     let (row, _) = find_text(&words(asked)?).ok_or_else(|| {
         ControlError::new(format!("no help for '{}'; 'help' lists the commands", printable(asked)))
     })?;
-    told(format!("{} -- {}\n", row.usage(), row.help.replace('\n', "\n    ")), json!({}))
+    told(format!("{} -- {}\n", row.usage(), row.explanation().replace('\n', "\n    ")), json!({}))
 }
 
 /// The topics have rows of their own: what comes here is none of them.
@@ -192,6 +192,7 @@ pub(super) fn human(vm: &dyn VmControl, args: &Args) -> Answer {
     }
 }
 
-pub(super) fn capabilities(_: &dyn VmControl, _: &Args) -> Answer {
+/// The session checks what it negotiates before this is reached.
+pub(super) fn negotiated(_: &dyn VmControl, _: &Args) -> Answer {
     Ok(Output::done())
 }

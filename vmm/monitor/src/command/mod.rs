@@ -2,12 +2,18 @@
 //! monitor, the JSON monitor, `help` and `query-commands`, so that none of them can drift.
 
 mod arguments;
+mod capabilities;
+mod completion;
 mod handlers;
 mod migrate;
+mod parameters;
 mod table;
 
 pub(crate) use arguments::{Args, words};
+pub(crate) use capabilities::{CAPABILITIES, State};
+pub(crate) use completion::completions;
 pub(crate) use handlers::{VERSION, version_json};
+pub(crate) use parameters::{PARAMETERS, shown};
 pub(crate) use table::TABLE;
 
 use machine::{ControlError, VmControl};
@@ -19,14 +25,24 @@ use std::fmt::Write as _;
 pub(crate) enum ArgKind {
     /// `-x` in text, a boolean in JSON.
     Flag(char),
+    /// `--name N` in text, a whole number of 1 or more.
+    LongOption,
     /// One word.
     Word,
     /// The rest of the line.
     Rest,
     /// A whole number, 0 or more.
     Number,
+    /// `on` or `off` in text, a boolean in JSON.
+    Switch,
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// One of these names, each with what it means.
+    Named(&'static [(&'static str, &'static str)]),
+    /// A list of what this says; JSON alone has it.
+    List(&'static str),
+    /// QEMU has it, under this letter in text; here it is refused, for this reason.
+    Refused(Option<char>, &'static str),
 }
 
 /// One argument.
@@ -82,13 +98,37 @@ impl Command {
         for arg in self.args {
             let shown = match arg.kind {
                 ArgKind::Flag(letter) => format!("-{letter}"),
+                ArgKind::LongOption => format!("--{} N", arg.name),
+                ArgKind::Switch => "on|off".to_owned(),
                 ArgKind::Choice(words) => words.join("|"),
-                ArgKind::Word | ArgKind::Rest | ArgKind::Number => arg.name.to_owned(),
+                ArgKind::Refused(..) | ArgKind::List(_) => continue,
+                ArgKind::Word | ArgKind::Rest | ArgKind::Number | ArgKind::Named(_) => {
+                    arg.name.to_owned()
+                }
             };
             let _ =
                 if arg.required { write!(usage, " {shown}") } else { write!(usage, " [{shown}]") };
         }
         usage
+    }
+
+    /// What it does, line by line, with the names that it takes.
+    pub(crate) fn explanation(&self) -> String {
+        let mut text = self.help.to_owned();
+        for (name, meaning) in self.args.iter().flat_map(|arg| arg.names()) {
+            let _ = write!(text, "\n{name}: {meaning}");
+        }
+        text
+    }
+}
+
+impl Arg {
+    /// The names that it takes, each with what it means.
+    fn names(&self) -> &'static [(&'static str, &'static str)] {
+        match self.kind {
+            ArgKind::Named(names) => names,
+            _ => &[],
+        }
     }
 }
 

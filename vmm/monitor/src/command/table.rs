@@ -1,7 +1,7 @@
 //! The table.
 
-use super::ArgKind::{Choice, Flag, Number, Rest, Word};
-use super::{Arg, ArgKind, Command, handlers, migrate};
+use super::ArgKind::{Choice, Flag, List, LongOption, Named, Number, Refused, Rest, Switch, Word};
+use super::{Arg, ArgKind, Command, capabilities, handlers, migrate, parameters};
 
 const fn needs(name: &'static str, kind: ArgKind) -> Arg {
     Arg { name, kind, required: true }
@@ -10,6 +10,9 @@ const fn needs(name: &'static str, kind: ArgKind) -> Arg {
 const fn may(name: &'static str, kind: ArgKind) -> Arg {
     Arg { name, kind, required: false }
 }
+
+/// Why `migrate` takes no disks along.
+const DISKS: &str = "disks do not move with the guest: both ends open the same image";
 
 /// Every command of both monitors, in the order of `help`.
 pub(crate) static TABLE: &[Command] = &[
@@ -42,7 +45,7 @@ pub(crate) static TABLE: &[Command] = &[
         aliases: &[],
         json: Some("query-migrate"),
         args: &[],
-        help: "show the newest migration: phase, pages by cause, downtime, faults, errors",
+        help: "show the newest migration: phase, rounds, pages by cause, downtime, faults, errors",
         run: migrate::info,
     },
     Command {
@@ -51,7 +54,15 @@ pub(crate) static TABLE: &[Command] = &[
         json: Some("query-migrate-parameters"),
         args: &[],
         help: "show what migrate_set_parameter has set",
-        run: migrate::parameters,
+        run: parameters::show,
+    },
+    Command {
+        text: Some("info migrate_capabilities"),
+        aliases: &[],
+        json: Some("query-migrate-capabilities"),
+        args: &[],
+        help: "show what migrations may do",
+        run: capabilities::show,
     },
     Command {
         text: Some("info cpus"),
@@ -139,17 +150,24 @@ pub(crate) static TABLE: &[Command] = &[
         json: Some("migrate"),
         args: &[
             may("detach", Flag('d')),
+            may("resume", Refused(Some('r'), "a paused migration cannot be taken up again yet")),
+            may("blk", Refused(Some('b'), DISKS)),
+            may("inc", Refused(Some('i'), DISKS)),
+            may("channels", Refused(None, "a guest moves to one address: give it as 'uri'")),
             may("postcopy", Flag('p')),
             may("no-background", Flag('n')),
             may("move-background", Flag('m')),
+            may("precopy", LongOption),
             needs("uri", Word),
             may("forward", Number),
             may("backward", Number),
         ],
-        help: "move the guest to URI (tcp:HOST:PORT, unix:PATH, fd:N) and return at once\n\
-               -p: by pure postcopy; -n: send no pages in the background; -m: the background goes\n\
-               on behind the page last asked for; forward, backward: pages to send beyond and\n\
-               before each page asked for; -d: accepted, as migrations never hold up the monitor",
+        help: "move the guest to URI (tcp:HOST:PORT, unix:PATH, fd:N; file:PATH keeps it as a\n\
+               snapshot) and return at once: by precopy, or by postcopy with -p\n\
+               --precopy N: at most N rounds of precopy before the postcopy; -n: send no pages in\n\
+               the background; -m: the background goes on behind the page last asked for;\n\
+               forward, backward: pages to send beyond and before each page asked for;\n\
+               -d: accepted, as migrations never hold up the monitor",
         run: migrate::start,
     },
     Command {
@@ -169,6 +187,24 @@ pub(crate) static TABLE: &[Command] = &[
         run: migrate::cancel,
     },
     Command {
+        text: Some("migrate_start_postcopy"),
+        aliases: &[],
+        json: Some("migrate-start-postcopy"),
+        args: &[],
+        help: "go over to postcopy as soon as possible; 'migrate' was given with -p, or with the\n\
+               capability postcopy-ram on",
+        run: migrate::start_postcopy,
+    },
+    Command {
+        text: Some("migrate_pause"),
+        aliases: &[],
+        json: Some("migrate-pause"),
+        args: &[],
+        help: "end the connections of a postcopy whose guest has been handed over; both ends keep\n\
+               what they have",
+        run: migrate::pause,
+    },
+    Command {
         text: Some("migrate_resolve"),
         aliases: &[],
         json: Some("x-umem-migrate-resolve"),
@@ -181,30 +217,41 @@ pub(crate) static TABLE: &[Command] = &[
         text: Some("migrate_set_parameter"),
         aliases: &[],
         json: Some("x-umem-migrate-set-parameter"),
-        args: &[
-            needs(
-                "parameter",
-                Choice(&["postcopy-background", "max-postcopy-bandwidth", "multifd-channels"]),
-            ),
-            needs("value", Word),
-        ],
-        help: "change this migration, where it can, and the next\n\
-               postcopy-background on|off: whether pages are sent that nobody asked for;\n\
-               max-postcopy-bandwidth: bytes a second of these (K, M, G), 0 is no limit;\n\
-               multifd-channels: connections for them, from the next migration on",
-        run: migrate::set_parameter,
+        args: &[needs("parameter", Named(&parameters::NAMES)), needs("value", Word)],
+        help: "change a parameter of this migration, where it can, and the next; bytes take K, M, G",
+        run: parameters::set_one,
     },
     Command {
         text: None,
         aliases: &[],
         json: Some("migrate-set-parameters"),
-        args: &[
-            may("max-postcopy-bandwidth", Number),
-            may("multifd-channels", Number),
-            may("x-umem-postcopy-background", Choice(&["on", "off"])),
-        ],
-        help: "change this migration, where it can, and the next",
-        run: migrate::set_parameters,
+        args: &parameters::ARGS,
+        help: "change parameters of this migration, where it can, and the next",
+        run: parameters::set_many,
+    },
+    Command {
+        text: Some("migrate_set_capability"),
+        aliases: &[],
+        json: None,
+        args: &[needs("capability", Named(&capabilities::NAMES)), needs("state", Switch)],
+        help: "say what the next migration may do",
+        run: capabilities::set_one,
+    },
+    Command {
+        text: None,
+        aliases: &[],
+        json: Some("migrate-set-capabilities"),
+        args: &[needs("capabilities", List("{capability, state}"))],
+        help: "say what the next migration may do",
+        run: capabilities::set_many,
+    },
+    Command {
+        text: None,
+        aliases: &[],
+        json: Some("migrate-continue"),
+        args: &[needs("state", Word)],
+        help: "always refused: no migration waits before the switch",
+        run: migrate::go_on,
     },
     Command {
         text: None,
@@ -226,8 +273,8 @@ pub(crate) static TABLE: &[Command] = &[
         text: None,
         aliases: &[],
         json: Some("qmp_capabilities"),
-        args: &[],
+        args: &[may("enable", List("capabilities, which must be empty"))],
         help: "begin to take commands",
-        run: handlers::capabilities,
+        run: handlers::negotiated,
     },
 ];

@@ -26,10 +26,11 @@ fn each_command_reaches_the_vm() {
         "info registers 3",
         "migrate_incoming unix:/a",
         "migrate_cancel",
+        "migrate_start_postcopy",
+        "migrate_pause",
         "migrate_resolve destination",
-        "migrate_set_parameter postcopy-background off",
-        "migrate_set_parameter max-postcopy-bandwidth 30M",
         "migrate_set_parameter multifd-channels 4",
+        "migrate_set_capability postcopy-ram on",
     ];
     let expected = [
         "stop",
@@ -39,10 +40,11 @@ fn each_command_reaches_the_vm() {
         "registers 3",
         "incoming unix:/a",
         "cancel",
+        "start postcopy",
+        "pause",
         "resolve Destination",
-        "parameters false 0 1",
-        "parameters true 31457280 1",
-        "parameters true 0 4",
+        "parameters",
+        "capabilities",
     ];
     assert_eq!(calls(&lines), expected);
 }
@@ -50,16 +52,24 @@ fn each_command_reaches_the_vm() {
 #[test]
 fn migrate_takes_the_forms_of_the_manual() {
     let lines = [
+        "migrate tcp:h:1",
+        "migrate -d file:/snapshot",
         "migrate -p tcp:h:1",
         "migrate -p -n tcp:h:1",
         "migrate -p -n -m tcp:h:1 32 0",
         "  migrate -d -pm \"unix:/a b\" 3 ",
+        "migrate -p --precopy 2 tcp:h:1",
+        "migrate --precopy=1 -pn tcp:h:1 4 5",
     ];
     let expected = [
-        "migrate tcp:h:1 p=true b=true m=false 0 0",
-        "migrate tcp:h:1 p=true b=false m=false 0 0",
-        "migrate tcp:h:1 p=true b=false m=true 32 0",
-        "migrate unix:/a b p=true b=true m=true 3 0",
+        "migrate tcp:h:1 Precopy b=true m=false 0 0",
+        "migrate file:/snapshot Precopy b=true m=false 0 0",
+        "migrate tcp:h:1 Postcopy b=true m=false 0 0",
+        "migrate tcp:h:1 Postcopy b=false m=false 0 0",
+        "migrate tcp:h:1 Postcopy b=false m=true 32 0",
+        "migrate unix:/a b Postcopy b=true m=true 3 0",
+        "migrate tcp:h:1 Hybrid { rounds: 2 } b=true m=false 0 0",
+        "migrate tcp:h:1 Hybrid { rounds: 1 } b=false m=false 4 5",
     ];
     assert_eq!(calls(&lines), expected);
 }
@@ -67,14 +77,45 @@ fn migrate_takes_the_forms_of_the_manual() {
 #[test]
 fn wrong_input_is_refused_with_the_reason() {
     let cases = [
-        ("migrate tcp:h:1", "precopy is not there yet"),
         ("migrate_set_parameter postcopy-background 1", "'1' is not on or off"),
         ("migrate_set_parameter max-postcopy-bandwidth -5", "not a whole number"),
         ("migrate_set_parameter max-postcopy-bandwidth 99999999999999G", "can be counted"),
-        ("migrate_set_parameter multifd-channels 999", "1 to 16, not 999"),
+        ("migrate_set_parameter multifd-channels 999", "must be 1 to 16, not 999"),
         ("migrate -n tcp:h:1", "-n (no-background)"),
         ("migrate -m tcp:h:1", "-m (move-background)"),
-        ("migrate tcp:h:1 4", "go only with -p"),
+        ("migrate tcp:h:1 4", "it goes only with -p"),
+        ("migrate --precopy 2 tcp:h:1", "--precopy N says how many rounds come before a postcopy"),
+        (
+            "migrate -p --precopy 0 tcp:h:1",
+            "'precopy' must be a whole number of 1 or more, not '0'",
+        ),
+        ("migrate -p --precopy -1 tcp:h:1", "'precopy' must be a whole number of 1 or more"),
+        ("migrate -p --precopy=two tcp:h:1", "not 'two'"),
+        ("migrate -p --precopy tcp:h:1", "not 'tcp:h:1'"),
+        ("migrate -p --precopy 4294967296 tcp:h:1", "1 to 4294967295 rounds, not 4294967296"),
+        ("migrate -p tcp:h:1 --precopy", "--precopy needs a number"),
+        ("migrate -p --rounds 3 tcp:h:1", "there is no option --rounds"),
+        ("migrate -r tcp:h:1", "-r is refused: a paused migration"),
+        ("migrate -b tcp:h:1", "-b is refused: disks do not move"),
+        ("migrate -di tcp:h:1", "-i is refused: disks do not move"),
+        (
+            "migrate_set_parameter no-such 1",
+            "there is no parameter 'no-such'; there are downtime-limit,",
+        ),
+        ("migrate_set_parameter downtime-limit 2000001", "0 to 2000000 ms, not 2000001"),
+        ("migrate_set_parameter downtime-limit 1s", "'1s' is not a whole number"),
+        ("migrate_set_parameter cpu-throttle-initial 0", "1 to 99 %, not 0"),
+        ("migrate_set_parameter max-cpu-throttle 100", "1 to 99 %, not 100"),
+        ("migrate_set_parameter postcopy-switch never", "'never' is not auto or manual"),
+        ("migrate_set_parameter max-bandwidth M", "not a whole number"),
+        ("migrate_set_capability no-such on", "there is no capability 'no-such'"),
+        ("migrate_set_capability postcopy-ram", "'state' is missing"),
+        ("migrate_set_capability postcopy-ram 1", "'1' is neither on nor off"),
+        ("migrate_set_capability xbzrle on", "cannot be switched on: a page is always sent whole"),
+        (
+            "migrate_set_capability multifd off",
+            "cannot be switched off: the parameter multifd-channels",
+        ),
         ("migrate -p", "'uri' is missing"),
         ("migrate -p tcp:h:1 -1", "'forward' must be a whole number of 0 or more, not '-1'"),
         ("migrate -p tcp:h:1 0 nan", "'backward' must be"),
@@ -138,4 +179,73 @@ fn the_info_commands_print_what_the_vm_says() {
     assert_eq!(text("info migrate"), "no migration yet\n");
     assert_eq!(text("info registers"), "pc 80000000\n");
     assert_eq!(text("info version"), format!("umem {VERSION}\n"));
+}
+
+#[test]
+fn each_parameter_is_shown_as_it_was_set() {
+    let vm = Recorder::default();
+    let lines = "\
+downtime-limit 150
+max-bandwidth 2g
+max-postcopy-bandwidth 30M
+postcopy-background off
+postcopy-switch manual
+multifd-channels 4
+cpu-throttle-initial 10
+cpu-throttle-increment 5
+max-cpu-throttle 80";
+    assert_eq!(lines.lines().count(), PARAMETERS.len());
+    for line in lines.lines() {
+        run_line(&vm, &format!("migrate_set_parameter {line}")).unwrap();
+    }
+    let shown = run_line(&vm, "info migrate_parameters").unwrap();
+    let expected = "\
+downtime-limit: 150 ms
+max-bandwidth: 2147483648 bytes/second
+max-postcopy-bandwidth: 31457280 bytes/second
+postcopy-background: off
+postcopy-switch: manual
+multifd-channels: 4
+cpu-throttle-initial: 10 %
+cpu-throttle-increment: 5 %
+max-cpu-throttle: 80 %
+";
+    assert_eq!(shown.text, expected);
+    assert_eq!(shown.json["x-umem-postcopy-background"], false);
+    assert_eq!(shown.json["x-umem-postcopy-switch"], "manual");
+    assert_eq!(shown.json["max-bandwidth"], 1_u64 << 31);
+    run_line(&vm, "migrate_set_parameter max-bandwidth 0").unwrap();
+    let shown = run_line(&vm, "info migrate_parameters").unwrap().text;
+    assert!(shown.contains("max-bandwidth: 0 bytes/second (no limit)\n"), "{shown}");
+}
+
+#[test]
+fn capabilities_that_cannot_change_may_be_set_to_what_they_are() {
+    let vm = Recorder::default();
+    for line in ["multifd on", "xbzrle off", "postcopy-ram off"] {
+        run_line(&vm, &format!("migrate_set_capability {line}")).unwrap();
+    }
+    assert_eq!(vm.calls(), [""; 0], "nothing changed, also while a migration is under way");
+    run_line(&vm, "migrate_set_capability auto-converge on").unwrap();
+    assert!(vm.capabilities().auto_converge && !vm.capabilities().postcopy_ram);
+    let shown = run_line(&vm, "info migrate_capabilities").unwrap().text;
+    for line in ["postcopy-ram: off\n", "auto-converge: on\n", "multifd: on (always)\n"] {
+        assert!(shown.contains(line), "{shown}");
+    }
+    assert!(shown.contains("xbzrle: off (not in this version)\n"), "{shown}");
+    assert_eq!(shown.lines().count(), CAPABILITIES.len());
+}
+
+#[test]
+fn help_of_a_command_explains_the_names_that_it_takes() {
+    let help = run_line(&Recorder::default(), "help migrate_set_capability").unwrap().text;
+    for capability in CAPABILITIES {
+        assert!(
+            help.contains(&format!("\n    {}: {}", capability.name, capability.help)),
+            "{help}"
+        );
+    }
+    let help = run_line(&Recorder::default(), "help migrate_set_parameter").unwrap().text;
+    assert!(help.starts_with("migrate_set_parameter parameter value -- "), "{help}");
+    assert!(help.contains("\n    downtime-limit: longest time"), "{help}");
 }

@@ -1,6 +1,8 @@
 use super::*;
 use umem_link::{DowntimeParts, FaultLatency, PageCounts};
 
+const PAGE: u64 = 4096;
+
 pub(crate) fn sample() -> MigrationStatus {
     MigrationStatus {
         end: End::Destination,
@@ -17,11 +19,13 @@ pub(crate) fn sample() -> MigrationStatus {
             demand: 10,
             prefault: 20,
             background: 70,
+            precopy: 0,
             fill: 30,
             duplicate: 1,
             total: 262_144,
             remaining: 262_044,
         },
+        rounds: None,
         faults: FaultLatency {
             count: 10,
             mean: 100.0,
@@ -43,7 +47,7 @@ pub(crate) fn sample() -> MigrationStatus {
 
 #[test]
 fn info_migrate_tells_everything_in_the_status() {
-    let text = text(&sample());
+    let text = text(&sample(), PAGE);
     let expected = "\
 Migration status: postcopy-active
 error: link lost
@@ -65,7 +69,7 @@ verified: no
 
 #[test]
 fn query_migrate_has_qemus_keys_and_ours() {
-    let answer = json(&sample());
+    let answer = json(&sample(), PAGE);
     assert_eq!(answer["status"], "postcopy-active");
     assert_eq!(answer["total-time"], 1235);
     assert_eq!(answer["downtime"], 4);
@@ -75,4 +79,107 @@ fn query_migrate_has_qemus_keys_and_ours() {
     assert_eq!(answer["x-umem"]["end"], "destination");
     assert_eq!(answer["x-umem"]["faults"]["p999"], 210.0);
     assert_eq!(answer["x-umem"]["pages"]["fill"], 30);
+}
+
+/// A source within its third round.
+fn in_rounds() -> MigrationStatus {
+    MigrationStatus {
+        end: End::Source,
+        phase: "active".into(),
+        mode: "hybrid".into(),
+        downtime: DowntimeParts::default(),
+        rounds: Some(RoundsStatus {
+            passes: 3,
+            copies: 40_210,
+            discarded: 120,
+            dirty_pages_rate: 2560.4,
+            send_rate: 52_428_800.0,
+            expected_downtime_ms: 35.25,
+            throttle: 20,
+        }),
+        pages: PageCounts {
+            precopy: 39_000,
+            total: 65_536,
+            remaining: 26_536,
+            ..PageCounts::default()
+        },
+        waiting_for: Vec::new(),
+        error: None,
+        ..sample()
+    }
+}
+
+#[test]
+fn info_migrate_tells_the_rounds_with_their_units() {
+    let text = text(&in_rounds(), PAGE);
+    let expected = "\
+mode: hybrid (source)
+peer: tcp:127.0.0.1:4444
+total time: 1234.6 ms
+rounds: 3 begun, 40210 copies of pages sent, 120 pages discarded
+  guest writes 2560 pages/s (10.0 MiB/s), source sends 50.0 MiB/s
+  expected downtime 35.2 ms; 20 % of the vCPUs' time taken
+pages: 65536 total, 26536 remaining
+  precopy 39000, demand 0, prefault 0, background 0; of these 0 of one repeated byte
+";
+    assert!(text.contains(expected), "{text}");
+    let status = MigrationStatus { end: End::Destination, ..in_rounds() };
+    let text = super::text(&status, PAGE);
+    assert!(text.contains("rounds: 3 begun, 40210 copies of pages received"), "{text}");
+    assert!(!text.contains("expected downtime"), "only the source knows: {text}");
+}
+
+#[test]
+fn query_migrate_tells_the_rounds_as_qemu_does() {
+    let answer = json(&in_rounds(), PAGE);
+    assert_eq!(answer["status"], "active");
+    assert_eq!(answer["expected-downtime"], 35);
+    assert_eq!(answer["cpu-throttle-percentage"], 20);
+    assert_eq!(answer["ram"]["dirty-sync-count"], 3);
+    assert_eq!(answer["ram"]["dirty-pages-rate"], 2560);
+    assert_eq!(answer["ram"]["normal-bytes"], 39_000 * PAGE);
+    assert_eq!(answer["ram"]["page-size"], PAGE);
+    assert_eq!(answer["ram"]["precopy-bytes"], 987_654);
+    assert_eq!(answer["x-umem"]["rounds"]["discarded"], 120);
+    assert!(answer.get("downtime").is_none(), "{answer}");
+    let mut endless = in_rounds();
+    endless.rounds =
+        Some(RoundsStatus { expected_downtime_ms: f64::INFINITY, ..RoundsStatus::default() });
+    let answer = json(&endless, PAGE);
+    assert!(answer.get("expected-downtime").is_none(), "{answer}");
+    assert!(answer.get("cpu-throttle-percentage").is_none(), "{answer}");
+}
+
+#[test]
+fn a_client_of_qemu_is_told_only_words_that_it_knows() {
+    let words =
+        ["setup", "active", "device", "postcopy-active", "completed", "failed", "cancelled"];
+    for word in words {
+        assert_eq!(qemu_status(word), word);
+    }
+    assert_eq!(qemu_status("listening"), "setup");
+    assert_eq!(qemu_status("prepared"), "device");
+    assert_eq!(qemu_status("handover-unknown"), "postcopy-paused");
+}
+
+#[test]
+fn an_outcome_is_one_line() {
+    let ended = |phase: &str, error: Option<&str>| {
+        let error = error.map(str::to_owned);
+        outcome(&MigrationStatus { phase: phase.into(), error, ..sample() })
+    };
+    assert_eq!(
+        ended("completed", None).as_deref(),
+        Some("migration completed in 1234.6 ms, downtime 3.8 ms, 987654 bytes on the wire")
+    );
+    assert_eq!(
+        ended("failed", Some("link lost")).as_deref(),
+        Some("migration failed after 1234.6 ms: link lost")
+    );
+    assert_eq!(ended("cancelled", None).as_deref(), Some("migration cancelled after 1234.6 ms"));
+    assert_eq!(
+        ended("postcopy-paused", Some("link lost")).as_deref(),
+        Some("migration stands at postcopy-paused: link lost")
+    );
+    assert_eq!(ended("active", None), None);
 }

@@ -103,23 +103,131 @@ fn json_migrate_takes_our_extras_and_refuses_what_text_refuses() {
     let full = json!({"uri": "tcp:h:1", "postcopy": true, "no-background": true, "forward": 32});
     assert_eq!(migrate(full), json!({"return": {}}));
     for (arguments, part) in [
-        (json!({"uri": "tcp:h:1"}), "precopy is not there yet"),
+        (json!({"uri": "tcp:h:1", "forward": 3}), "it goes only with -p (postcopy)"),
+        (json!({"uri": "tcp:h:1", "precopy": 3}), "it goes only with -p (postcopy)"),
+        (json!({"uri": "tcp:h:1", "postcopy": true, "precopy": 0}), "1 or more, not '0'"),
+        (json!({"uri": "tcp:h:1", "resume": true}), "parameter 'resume' is refused"),
+        (json!({"channels": [{"channel-type": "main"}]}), "give it as 'uri'"),
         (json!({"postcopy": true}), "'uri' is missing"),
         (json!({"uri": 7, "postcopy": true}), "'uri' must be a string"),
         (json!({"uri": "tcp:h:1", "postcopy": true, "forward": -1}), "not '-1'"),
         (json!({"uri": "tcp:h:1", "postcopy": true, "forward": 1.5}), "not '1.5'"),
         (json!({"uri": "tcp:h:1", "postcopy": 1}), "must be true or false"),
-        (json!({"uri": "tcp:h:1", "blk": true}), "'blk' is unexpected"),
+        (json!({"uri": "tcp:h:1", "blk": true}), "'blk' is refused: disks do not move"),
+        (json!({"uri": "tcp:h:1", "cold": true}), "'cold' is unexpected"),
     ] {
         let error = migrate(arguments.clone());
         assert_eq!(error["error"]["class"], "GenericError");
         assert!(error["error"]["desc"].as_str().unwrap().contains(part), "{arguments}: {error}");
     }
-    assert_eq!(fixture.vm.calls(), ["migrate tcp:h:1 p=true b=false m=false 32 0"]);
+    let hybrid = json!({"uri": "tcp:h:1", "postcopy": true, "precopy": 3});
+    assert_eq!(migrate(hybrid), json!({"return": {}}));
+    let as_libvirt = json!({"uri": "unix:/m", "detach": true, "resume": false, "blk": false});
+    assert_eq!(migrate(as_libvirt), json!({"return": {}}));
+    let expected = [
+        "migrate tcp:h:1 Postcopy b=false m=false 32 0",
+        "migrate tcp:h:1 Hybrid { rounds: 3 } b=true m=false 0 0",
+        "migrate unix:/m Precopy b=true m=false 0 0",
+    ];
+    assert_eq!(fixture.vm.calls(), expected);
     let human =
-        json!({"execute": "human-monitor-command", "arguments": {"command-line": "migrate x"}});
+        json!({"execute": "human-monitor-command", "arguments": {"command-line": "migrate -n x"}});
     let answer = ask(&mut client, &human);
-    assert!(answer["return"].as_str().unwrap().starts_with("Error: precopy"), "{answer}");
+    assert!(
+        answer["return"].as_str().unwrap().starts_with("Error: -n (no-background)"),
+        "{answer}"
+    );
+}
+
+#[test]
+fn json_parameters_and_capabilities_are_set_and_asked_as_in_qemu() {
+    let fixture = start(Kind::Json);
+    let mut client = negotiated(&fixture.path);
+    let mut run = |name: &str, arguments: Value| {
+        ask(&mut client, &json!({"execute": name, "arguments": arguments}))
+    };
+    let set = json!({"downtime-limit": 100, "max-bandwidth": 1 << 20, "multifd-channels": 3,
+        "cpu-throttle-initial": 30, "x-umem-postcopy-background": false});
+    assert_eq!(run("migrate-set-parameters", set), json!({"return": {}}));
+    let all = run("query-migrate-parameters", json!({}));
+    assert_eq!(all["return"]["downtime-limit"], 100);
+    assert_eq!(all["return"]["max-postcopy-bandwidth"], 0, "what is not named stays");
+    assert_eq!(all["return"]["x-umem-postcopy-background"], false);
+    for (arguments, part) in [
+        (json!({"downtime-limit": 50, "multifd-channels": 17}), "must be 1 to 16, not 17"),
+        (json!({"max-cpu-throttle": 100}), "1 to 99 %, not 100"),
+        (json!({"max-bandwidth": "1M"}), "not '\"1M\"'"),
+        (json!({"x-umem-postcopy-background": "on"}), "must be true or false"),
+        (json!({"compress-level": 1}), "'compress-level' is unexpected"),
+    ] {
+        let error = run("migrate-set-parameters", arguments.clone());
+        assert!(error["error"]["desc"].as_str().unwrap().contains(part), "{arguments}: {error}");
+    }
+    assert_eq!(run("query-migrate-parameters", json!({})), all, "a refusal changes nothing");
+
+    let set = |members: Value| json!({ "capabilities": members });
+    let one = |name: &str, state: bool| json!({"capability": name, "state": state});
+    let both = set(json!([one("postcopy-ram", true), one("events", true), one("xbzrle", false)]));
+    assert_eq!(run("migrate-set-capabilities", both), json!({"return": {}}));
+    for (members, part) in [
+        (
+            json!([one("postcopy-ram", false), one("x-colo", true)]),
+            "'x-colo' cannot be switched on",
+        ),
+        (json!([one("return-path", false)]), "'return-path' cannot be switched off"),
+        (json!([one("no-such", true)]), "there is no capability 'no-such'"),
+        (json!([{"capability": "events"}]), "each member of 'capabilities' must be"),
+        (json!([7]), "each member of 'capabilities' must be"),
+        (json!({"events": true}), "must be a list of"),
+    ] {
+        let error = run("migrate-set-capabilities", set(members.clone()));
+        assert!(error["error"]["desc"].as_str().unwrap().contains(part), "{members}: {error}");
+    }
+    let all = run("query-migrate-capabilities", json!({}));
+    let all = all["return"].as_array().unwrap();
+    for expected in [one("postcopy-ram", true), one("auto-converge", false), one("multifd", true)] {
+        assert!(all.contains(&expected), "{expected}: {all:?}");
+    }
+    assert_eq!(run("migrate-start-postcopy", json!({})), json!({"return": {}}));
+    assert_eq!(run("migrate-pause", json!({})), json!({"return": {}}));
+    let refused = run("migrate-continue", json!({"state": "pre-switchover"}));
+    assert!(refused["error"]["desc"].as_str().unwrap().contains("no migration waits"), "{refused}");
+    assert_eq!(fixture.vm.calls(), ["parameters", "capabilities", "start postcopy", "pause"]);
+}
+
+#[test]
+fn every_event_has_its_name_data_and_time() {
+    let fixture = start(Kind::Json);
+    let mut client = negotiated(&fixture.path);
+    let phase = |phase: &str| VmEvent::Migration { phase: phase.to_owned() };
+    for (event, name, data) in [
+        (VmEvent::Stop, "STOP", Value::Null),
+        (VmEvent::Resume, "RESUME", Value::Null),
+        (VmEvent::Reset, "RESET", Value::Null),
+        (VmEvent::Shutdown, "SHUTDOWN", Value::Null),
+        (VmEvent::MigrationPass { pass: 2 }, "MIGRATION_PASS", json!({"pass": 2})),
+        (phase("active"), "MIGRATION", json!({"status": "active", "x-umem-phase": "active"})),
+        (phase("listening"), "MIGRATION", json!({"status": "setup", "x-umem-phase": "listening"})),
+    ] {
+        fixture.vm.tell(&event);
+        let told = hear(&mut client);
+        assert_eq!((&told["event"], &told["data"]), (&name.into(), &data));
+        assert!(told["timestamp"]["microseconds"].as_u64() < Some(1_000_000), "{told}");
+    }
+}
+
+#[test]
+fn negotiation_takes_an_empty_list_and_refuses_what_is_not_there() {
+    let fixture = start(Kind::Json);
+    let mut client = connect(&fixture.path);
+    assert_eq!(hear(&mut client)["QMP"]["capabilities"], json!([]));
+    let negotiate =
+        |enable: Value| json!({"execute": "qmp_capabilities", "arguments": {"enable": enable}});
+    let refused = ask(&mut client, &negotiate(json!(["oob"])));
+    assert_eq!(refused["error"]["desc"], "capability \"oob\" is not available");
+    assert_eq!(ask(&mut client, &negotiate(json!([]))), json!({"return": {}}));
+    let again = ask(&mut client, &negotiate(json!([])));
+    assert_eq!(again["error"]["class"], "CommandNotFound");
 }
 
 #[test]
@@ -204,16 +312,109 @@ fn a_client_that_never_reads_is_cut_off_and_holds_up_nobody() {
     fixture.vm.tell(&VmEvent::Stop);
     assert_eq!(hear(&mut other)["event"], "STOP");
     assert_eq!(ask(&mut other, &json!({"execute": "stop"})), json!({"return": {}}));
-    // The events of the one that was cut off end with it.
-    for _ in 0..200 {
+    wait_for_one_listener(&fixture, &mut other);
+}
+
+/// The events of a client that was cut off end with it.
+fn wait_for_one_listener(fixture: &Fixture, other: &mut BufReader<UnixStream>) {
+    for _ in 0..400 {
         fixture.vm.tell(&VmEvent::Resume);
-        hear(&mut other);
+        hear(other);
         if fixture.vm.listeners() == 1 {
             return;
         }
         std::thread::sleep(Duration::from_millis(50));
     }
     panic!("{} listeners are left", fixture.vm.listeners());
+}
+
+#[test]
+fn a_client_that_reads_no_events_is_cut_off_and_others_are_told_all() {
+    let fixture = start(Kind::Json);
+    let _deaf = negotiated(&fixture.path);
+    let mut other = negotiated(&fixture.path);
+    // More than the deaf one's socket holds.
+    for told in 0..20_000_u32 {
+        fixture.vm.tell(&VmEvent::MigrationPass { pass: told });
+        assert_eq!(hear(&mut other)["data"]["pass"], told);
+    }
+    wait_for_one_listener(&fixture, &mut other);
+}
+
+#[test]
+fn monitors_of_both_kinds_serve_one_vm_at_once() {
+    let json = start(Kind::Json);
+    let text_path = json.path.with_extension("text");
+    let spec = MonitorSpec { kind: Kind::Text, place: Place::Unix(text_path.clone()) };
+    let _server = serve(&spec, json.vm.clone()).unwrap();
+    const ROUNDS: u64 = 50;
+    std::thread::scope(|scope| {
+        for name in ["max-bandwidth", "max-postcopy-bandwidth", "downtime-limit"] {
+            let mut client = negotiated(&json.path);
+            scope.spawn(move || {
+                for value in 1..=ROUNDS {
+                    let arguments = json!({ name: value });
+                    let request = json!({"execute": "migrate-set-parameters", "arguments": arguments, "id": value});
+                    assert_eq!(ask(&mut client, &request), json!({"return": {}, "id": value}));
+                }
+            });
+        }
+        let mut client = connect(&text_path);
+        scope.spawn(move || {
+            hear_text(&mut client);
+            for value in 1..=ROUNDS {
+                let channels = value % 16 + 1;
+                say(&mut client, &format!("migrate_set_parameter multifd-channels {channels}"));
+                assert_eq!(hear_text(&mut client), "(umem) ");
+            }
+        });
+    });
+    let all = json.vm.parameters();
+    let set = (all.max_bandwidth, all.max_postcopy_bandwidth, all.downtime_limit);
+    assert_eq!(set, (ROUNDS, ROUNDS, ROUNDS), "no monitor undoes another's change");
+    assert_eq!(u64::from(all.multifd_channels), ROUNDS % 16 + 1);
+}
+
+#[test]
+fn clients_that_break_off_or_never_end_their_line_hold_up_nobody() {
+    let json = start(Kind::Json);
+    let text = start_with(Kind::Text, Recorder::default());
+    for path in [&json.path, &text.path] {
+        // One leaves within a line, one before its greeting was read, one never ends its line, one
+        // has half a line and says no more.
+        let mut leaver = connect(path);
+        leaver.get_mut().write_all(b"{\"execute\":\"qu").unwrap();
+        drop(leaver);
+        drop(connect(path));
+        let mut endless = connect(path);
+        endless.get_mut().write_all(&vec![b'x'; 4 << 20]).unwrap();
+        let mut half = connect(path);
+        half.get_mut().write_all(b"{\"execute\":").unwrap();
+        let mut burst = connect(path);
+        // Breaks off while its answers are on their way.
+        burst.get_mut().write_all(&b"help\n".repeat(200)).unwrap();
+        burst.get_mut().shutdown(Shutdown::Both).unwrap();
+        match path == &json.path {
+            true => assert_eq!(
+                ask(&mut negotiated(path), &json!({"execute": "stop"})),
+                json!({"return": {}})
+            ),
+            false => {
+                let mut client = connect(path);
+                hear_text(&mut client);
+                say(&mut client, "stop");
+                assert_eq!(hear_text(&mut client), "(umem) ");
+            }
+        }
+        // The endless line ends after all, and its client is heard again.
+        endless.get_mut().write_all(b"\n").unwrap();
+        let mut first = String::new();
+        endless.read_line(&mut first).unwrap();
+        assert!(first.contains("umem"), "{first}");
+    }
+    for fixture in [&json, &text] {
+        assert_eq!(fixture.vm.calls(), ["stop"]);
+    }
 }
 
 #[test]
