@@ -14,10 +14,12 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 use umem_fault::{FaultCause, FaultPlane, Interrupt};
 use umem_link::{
-    DestinationListener, DestinationOptions, DestinationVm, MachineDescription, SourceOptions,
-    SourceSession, SourceVm, StoppedGuest,
+    DestinationListener, DestinationOptions, DestinationVm, LiveRam, MachineDescription, Mode,
+    SourceOptions, SourceSession, SourceVm, StoppedGuest,
 };
-use umem_memory::{Backend, GuestAddress, GuestRam, PageIndex, PageSize, RamBlockSpec, RamLayout};
+use umem_memory::{
+    Backend, GuestAddress, GuestRam, PageBitmap, PageIndex, PageSize, RamBlockSpec, RamLayout,
+};
 
 const BASE: u64 = 0x8000_0000;
 const PAGE: u64 = PageSize::SMALL.bytes();
@@ -45,6 +47,13 @@ impl SourceVm for Source {
         machine()
     }
 
+    fn live_ram(&self) -> Result<LiveRam, String> {
+        Err("this guest moves by postcopy".to_owned())
+    }
+
+    fn round_begun(&self, _round: u32) {}
+    fn throttle(&self, _percent: u8) {}
+
     fn stop(&self) -> Result<StoppedGuest, String> {
         // SAFETY: nobody writes this RAM after its creation.
         let ram = unsafe { self.0.freeze() };
@@ -66,7 +75,11 @@ struct Destination {
 }
 
 impl DestinationVm for Destination {
-    fn prepare(&self, _machine: &MachineDescription) -> Result<Arc<FaultPlane>, String> {
+    fn admit(&self, _machine: &MachineDescription, _mode: Mode) -> Result<GuestRam, String> {
+        Ok(self.ram.clone())
+    }
+
+    fn begin_page_service(&self, _placed: &PageBitmap) -> Result<Arc<FaultPlane>, String> {
         let plane = FaultPlane::for_ram(&self.ram).map_err(|error| error.to_string())?;
         *self.plane.lock().unwrap() = Some(plane.clone());
         Ok(plane)

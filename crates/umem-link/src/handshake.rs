@@ -24,7 +24,7 @@ pub(crate) enum HandshakeError {
     #[error("cancelled while the first messages were exchanged")]
     Ended,
     #[error(
-        "the other end closed the connection at its start; is it a umem destination that takes postcopy (-postcopy)?"
+        "the other end closed the connection at its start; is it a umem destination (-incoming)?"
     )]
     Closed,
     #[error(transparent)]
@@ -33,8 +33,6 @@ pub(crate) enum HandshakeError {
     Busy,
     #[error("the destination does not know this migration (it was restarted, or is another one)")]
     UnknownSession,
-    #[error("the destination was started without -postcopy; start it with -postcopy -incoming")]
-    NotPostcopy,
 }
 
 /// Reads exactly, until a deadline for all of it or until `wake` is set.
@@ -82,7 +80,6 @@ pub(crate) fn call(
         Verdict::Accepted => {}
         Verdict::Busy => return Err(HandshakeError::Busy),
         Verdict::UnknownSession => return Err(HandshakeError::UnknownSession),
-        Verdict::NotPostcopy => return Err(HandshakeError::NotPostcopy),
         // `decode` has made an error of it.
         Verdict::Version => return Err(HandshakeError::Closed),
     }

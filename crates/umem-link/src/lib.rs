@@ -20,7 +20,7 @@ pub use destination::{DestinationListener, DestinationOptions, StartError};
 pub use host::{DestinationVm, LiveRam, SourceVm, StoppedGuest};
 pub use source::{SourceOptions, SourceSession};
 pub use status::{DowntimeParts, End, FaultLatency, MigrationStatus, PageCounts, RoundsStatus};
-pub use umem_migrate::{Operator, Prefault};
+pub use umem_migrate::{AutoConverge, Operator, Prefault, Rounds, Strategy, Switch};
 pub use umem_wire::{Block, MachineDescription, Mode};
 pub use uri::{Endpoint, UriError};
 pub use wake::Wake;

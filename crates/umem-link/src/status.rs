@@ -1,6 +1,16 @@
 //! What a migration looks like from outside at one moment: for `info migrate`, progress and reports.
 
 use serde::Serialize;
+use umem_wire::Mode;
+
+/// The word for a mode.
+pub(crate) fn word(mode: Mode) -> &'static str {
+    match mode {
+        Mode { precopy: true, postcopy: true } => "hybrid",
+        Mode { precopy: true, .. } => "precopy",
+        _ => "postcopy",
+    }
+}
 
 /// Which end of the migration this process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

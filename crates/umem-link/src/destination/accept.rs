@@ -119,18 +119,10 @@ fn take_in(shared: &Arc<Shared>, socket: Socket, peer: &str, number: u64) -> Res
     let Preface { role, session, secret, .. } = preface;
     let refuse = |verdict| {
         handshake::answer(&socket, verdict).map_err(text)?;
-        Err(match verdict {
-            Verdict::NotPostcopy => "it brings a guest by postcopy, but this VM was started \
-                                     without -postcopy; start it with -postcopy -incoming"
-                .to_owned(),
-            other => format!("refused: {other:?}"),
-        })
+        Err(format!("refused: {verdict:?}"))
     };
     match role {
         Role::Control | Role::Multiplexed => {
-            if !shared.options.postcopy {
-                return refuse(Verdict::NotPostcopy);
-            }
             let Some(opened) = open(shared, session, secret) else { return refuse(Verdict::Busy) };
             let accepted = handshake::answer(&socket, Verdict::Accepted)
                 .and_then(|()| socket.set_write_timeout(Some(SILENCE)))

@@ -9,7 +9,7 @@ use crate::lane::Arrivals;
 use crate::lanes::Lanes;
 use crate::meter::Meter;
 use crate::socket::{ListenError, Listener};
-use crate::status::{End, FaultLatency, MigrationStatus, PageCounts};
+use crate::status::{End, FaultLatency, MigrationStatus, PageCounts, RoundsStatus, word};
 use crate::uri::Endpoint;
 use crate::wake::Wake;
 use accept::Handshakes;
@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use umem_fault::{FaultPlane, FaultStats};
 use umem_memory::RamLayout;
 use umem_migrate::DestinationEvent;
-use umem_wire::{Ownership, Role, Secret, SessionId};
+use umem_wire::{Mode, Ownership, Role, Secret, SessionId};
 
 /// Bytes of bulk that may be under way unacknowledged on each lane.
 const CREDIT_BYTES: u32 = 8 << 20;
@@ -30,15 +30,13 @@ const REMEMBERED: usize = 64;
 /// How guests are taken in.
 #[derive(Debug, Clone, Copy)]
 pub struct DestinationOptions {
-    /// Whether this end takes postcopy (`-postcopy`).
-    pub postcopy: bool,
     /// Bytes of bulk that may be under way unacknowledged on each lane.
     pub credit_bytes: u32,
 }
 
 impl Default for DestinationOptions {
     fn default() -> Self {
-        Self { postcopy: true, credit_bytes: CREDIT_BYTES }
+        Self { credit_bytes: CREDIT_BYTES }
     }
 }
 
@@ -85,6 +83,7 @@ struct View {
     lanes: Lanes,
     arrivals: Arc<Arrivals>,
     plane: Option<Arc<FaultPlane>>,
+    mode: Option<Mode>,
     peer: Option<String>,
     verified: bool,
 }
@@ -96,6 +95,7 @@ impl View {
             lanes: Lanes::default(),
             arrivals: Arc::default(),
             plane: None,
+            mode: None,
             peer: None,
             verified: false,
         }
@@ -232,11 +232,20 @@ impl Shared {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let arrivals = &view.arrivals;
         let tally = arrivals.tally();
+        let mode = view.mode.unwrap_or(Mode::POSTCOPY);
+        let after =
+            count(&arrivals.demand) + count(&arrivals.prefault) + count(&arrivals.background);
+        let rounds = mode.precopy.then(|| RoundsStatus {
+            passes: arrivals.rounds.load(Ordering::Relaxed),
+            copies: count(&arrivals.copies),
+            discarded: count(&arrivals.discarded),
+            ..RoundsStatus::default()
+        });
         let faults = view.plane.as_ref().map(|plane| plane.stats()).unwrap_or_default();
         MigrationStatus {
             end: End::Destination,
             phase: reading.phase.to_owned(),
-            mode: "postcopy".to_owned(),
+            mode: word(mode).to_owned(),
             peer: Some(view.peer.clone().unwrap_or_else(|| endpoint.to_string())),
             total_ms: reading.total_ms,
             drain_ms: reading.drain_ms,
@@ -245,11 +254,13 @@ impl Shared {
                 demand: count(&arrivals.demand),
                 prefault: count(&arrivals.prefault),
                 background: count(&arrivals.background),
+                precopy: tally.pages.saturating_sub(after),
                 fill: count(&arrivals.fill),
                 duplicate: count(&arrivals.duplicate),
                 total: self.layout.total_pages(),
-                remaining: self.layout.total_pages() - tally.pages,
+                remaining: self.layout.total_pages().saturating_sub(tally.pages),
             },
+            rounds,
             faults: latency(&faults),
             waiting_for: view.plane.as_ref().map_or_else(Vec::new, |plane| {
                 plane.waiting().into_iter().map(|page| page.0).collect()

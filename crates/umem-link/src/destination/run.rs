@@ -2,7 +2,7 @@
 
 use super::{Event, Shared, View};
 use crate::channel::Channel;
-use crate::lane::{Arrivals, CreditGiver, LaneError, PageReceiver, RequestLane};
+use crate::lane::{Arrivals, CreditGiver, LaneError, PageReceiver, RequestLane, Store};
 use crate::lanes::{Lanes, give_way};
 use crate::meter::Meter;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -10,9 +10,9 @@ use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use umem_fault::FaultPlane;
+use umem_fault::{FaultPlane, PageRequester};
 use umem_migrate::{Destination, DestinationAction, DestinationEvent, DestinationState};
-use umem_wire::{MachineDescription, Ownership, Role, SessionId, ToDestination, ToSource};
+use umem_wire::{MachineDescription, Mode, Ownership, Role, SessionId, ToDestination, ToSource};
 
 /// Longest sleep of the thread; its deadlines are shorter.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -43,7 +43,9 @@ pub(super) fn run(
         lanes,
         arrivals,
         writer: control.writer,
+        store: None,
         plane: None,
+        requester: None,
         handover_at: None,
         inquirers: VecDeque::new(),
         early: Vec::new(),
@@ -81,17 +83,21 @@ struct Runner<'a> {
     lanes: Lanes,
     arrivals: Arc<Arrivals>,
     writer: Box<dyn Write + Send>,
+    /// Where pages go, once the guest is admitted.
+    store: Option<Arc<Store>>,
     plane: Option<Arc<FaultPlane>>,
+    /// Where missing pages are asked for.
+    requester: Option<Arc<dyn PageRequester>>,
     handover_at: Option<(Instant, Duration)>,
     inquirers: VecDeque<Sender<Ownership>>,
-    /// Connections for pages that came before page service was up.
+    /// Connections for pages that came before the guest was admitted.
     early: Vec<(Role, Channel)>,
     /// Bulk connections that the source has announced.
     bulk_lanes: u8,
     /// Whether there is a demand connection, and how many for bulk.
     demand: bool,
     bulk: u8,
-    /// Device state that waits for the demand connection: loading it may need pages.
+    /// Device state that waits for the demand connection: loading it may need missing pages.
     package: Option<Vec<u8>>,
 }
 
@@ -99,6 +105,7 @@ struct Runner<'a> {
 fn phase(state: DestinationState) -> &'static str {
     match state {
         DestinationState::Describing | DestinationState::Checking => "setup",
+        DestinationState::Receiving | DestinationState::Switching => "active",
         DestinationState::Loading => "device",
         DestinationState::Prepared => "prepared",
         DestinationState::Starting => "handover",
@@ -201,10 +208,22 @@ impl Runner<'_> {
     fn carry_out(&mut self, action: DestinationAction) {
         match action {
             DestinationAction::Send(message) => self.send(&message),
-            DestinationAction::Check { machine, bulk_lanes } => {
+            DestinationAction::Check { machine, bulk_lanes, mode } => {
                 self.bulk_lanes = bulk_lanes.max(1);
-                let checked = self.prepare(&machine);
+                let checked = self.admit(&machine, mode);
                 self.handle(DestinationEvent::Checked(checked));
+            }
+            DestinationAction::Discard { start, bits } => {
+                let discarded = self
+                    .store
+                    .as_ref()
+                    .map_or(Ok(()), |store| store.discard(start, &bits, &self.arrivals));
+                self.handle(DestinationEvent::Discarded(discarded));
+            }
+            DestinationAction::BeginPageService => {
+                let begun = self.begin_page_service();
+                self.handle(DestinationEvent::PageService(begun));
+                self.load();
             }
             DestinationAction::Load(package) => {
                 self.package = Some(package);
@@ -221,6 +240,8 @@ impl Runner<'_> {
                 self.lanes.close_and_join();
                 self.early.clear();
                 self.plane = None;
+                self.store = None;
+                self.requester = None;
                 self.shared.view().plane = None;
                 self.shared.vm.abandon();
             }
@@ -234,27 +255,55 @@ impl Runner<'_> {
         }
     }
 
-    /// Loads the device state, once page service is up.
+    /// Loads the device state, once what it needs is here: all pages, or a way to ask for them.
     fn load(&mut self) {
-        if !self.demand || self.plane.is_none() {
+        if self.plane.is_some() && !self.demand {
             return;
         }
         if let Some(package) = self.package.take() {
             let started = Instant::now();
-            let loaded = self.shared.vm.load(&package);
+            let loaded = self.require_pages().and_then(|()| self.shared.vm.load(&package));
             self.meter.part("load", started.elapsed());
             self.handle(DestinationEvent::Loaded(loaded));
         }
     }
 
-    fn prepare(&mut self, machine: &MachineDescription) -> Result<(), String> {
-        let plane = self.shared.vm.prepare(machine)?;
-        plane.start_reader().map_err(|error| format!("cannot read page faults: {error}"))?;
-        self.shared.view().plane = Some(plane.clone());
-        self.plane = Some(plane);
+    /// Without page service a guest runs only when all its pages are here, and none may come after.
+    fn require_pages(&self) -> Result<(), String> {
+        if self.plane.is_some() {
+            return Ok(());
+        }
+        if let Some(store) = &self.store {
+            store.seal();
+        }
+        match self.shared.layout.total_pages() - self.arrivals.tally().pages {
+            0 => Ok(()),
+            missing => Err(format!(
+                "the source would hand the guest over by precopy while {missing} pages are missing"
+            )),
+        }
+    }
+
+    fn admit(&mut self, machine: &MachineDescription, mode: Mode) -> Result<(), String> {
+        self.shared.view().mode = Some(mode);
+        let ram = self.shared.vm.admit(machine, mode)?;
+        self.store = Some(Arc::new(Store::new(ram, self.bulk_lanes)));
         for (role, channel) in std::mem::take(&mut self.early) {
             self.lane(role, channel);
         }
+        Ok(())
+    }
+
+    fn begin_page_service(&mut self) -> Result<(), String> {
+        let Some(store) = &self.store else { return Err("no guest was admitted".to_owned()) };
+        let plane = self.shared.vm.begin_page_service(store.valid())?;
+        plane.start_reader().map_err(|error| format!("cannot read page faults: {error}"))?;
+        if let Some(requester) = &self.requester {
+            plane.set_requester(requester.clone());
+        }
+        self.shared.view().plane = Some(plane.clone());
+        store.serve(plane.clone());
+        self.plane = Some(plane);
         Ok(())
     }
 
@@ -266,22 +315,27 @@ impl Runner<'_> {
         self.meter.downtime(since_stop + read_at.elapsed());
         self.meter.handed_over();
         self.handle(DestinationEvent::Started(started));
+        // Nothing may have been missing, or the last of it came before the guest ran.
+        let tally = self.arrivals.tally();
+        if self.plane.is_some() && tally.pages == self.shared.layout.total_pages() {
+            self.handle(DestinationEvent::AllPages { digest: tally.digest });
+        }
     }
 
     fn pages_complete(&mut self) {
         self.meter.drained();
-        if let Some(plane) = self.plane.take() {
-            // The view keeps it: those who waited for the last pages have yet to say how long.
-            self.shared.vm.complete();
-            if let Err(error) = plane.release() {
-                log::warn!("all pages are here, but page service stays: {error}");
-            }
+        self.shared.vm.complete();
+        // The view keeps it: those who waited for the last pages have yet to say how long.
+        if let Some(plane) = self.plane.take()
+            && let Err(error) = plane.release()
+        {
+            log::warn!("all pages are here, but page service stays: {error}");
         }
     }
 
     /// Puts a thread into a connection for pages.
     fn lane(&mut self, role: Role, channel: Channel) {
-        let Some(plane) = self.plane.clone() else {
+        let Some(store) = self.store.clone() else {
             // One connection that carries everything has these two before its first message; others
             // come when they are called for.
             if self.early.len() < 2 {
@@ -301,10 +355,10 @@ impl Runner<'_> {
         }
         self.lanes.add(channel.control.clone());
         let spawned = match role {
-            Role::Demand => self.demand(&plane, channel),
+            Role::Demand => self.demand(&store, channel),
             _ => {
                 self.bulk += 1;
-                self.bulk(&plane, channel)
+                self.bulk(&store, channel)
             }
         };
         self.load();
@@ -313,53 +367,65 @@ impl Runner<'_> {
         }
     }
 
-    fn receiver(&self, plane: &Arc<FaultPlane>) -> PageReceiver {
-        let events = self.events.clone();
+    fn receiver(&self, store: &Arc<Store>) -> PageReceiver {
+        let (events, rounds) = (self.events.clone(), self.events.clone());
         PageReceiver {
-            plane: plane.clone(),
+            store: store.clone(),
             layout: self.shared.layout.clone(),
             arrivals: self.arrivals.clone(),
             all_here: Arc::new(move |digest| {
                 let _ = events.send(Event::Engine(DestinationEvent::AllPages { digest }));
             }),
+            round_here: Arc::new(move |round, digest| {
+                let placed = DestinationEvent::RoundPlaced { round, digest };
+                let _ = rounds.send(Event::Engine(placed));
+            }),
         }
     }
 
-    /// What a lane's thread reports when its lane ends. Once all pages are here it does not matter.
-    fn lane_ended(&self, name: &'static str) -> impl Fn(&str) + Send + Sync + use<> {
-        let (events, arrivals) = (self.events.clone(), self.arrivals.clone());
-        let total = self.shared.layout.total_pages();
+    /// What a lane's thread reports when its lane ends. Once all pages are here it does not matter,
+    /// unless something came that must not.
+    fn lane_ended(
+        &self,
+        name: &'static str,
+        store: &Arc<Store>,
+    ) -> impl Fn(&LaneError) + Send + Sync + use<> {
+        let (events, arrivals, store) = (self.events.clone(), self.arrivals.clone(), store.clone());
         move |error| {
-            if arrivals.tally().pages < total {
+            if !store.is_whole(&arrivals) || matches!(error, LaneError::OutOfTurn { .. }) {
                 let lost = DestinationEvent::LinkLost(format!("{name} connection: {error}"));
                 let _ = events.send(Event::Engine(lost));
             }
         }
     }
 
-    fn demand(&self, plane: &Arc<FaultPlane>, channel: Channel) -> std::io::Result<()> {
-        let failed = self.lane_ended("demand");
+    fn demand(&mut self, store: &Arc<Store>, channel: Channel) -> std::io::Result<()> {
+        let failed = self.lane_ended("demand", store);
         let requests =
             RequestLane::new(channel.writer, self.arrivals.requests.clone(), move |error| {
-                failed(&error.to_string());
+                failed(&LaneError::Io(error));
             });
-        plane.set_requester(Arc::new(requests));
-        let (receiver, ended) = (self.receiver(plane), self.lane_ended("demand"));
+        let requests: Arc<dyn PageRequester> = Arc::new(requests);
+        if let Some(plane) = &self.plane {
+            plane.set_requester(requests.clone());
+        }
+        self.requester = Some(requests);
+        let (receiver, ended) = (self.receiver(store), self.lane_ended("demand", store));
         self.lanes.spawn("demand-in", move || {
             if let Err(error) = receiver.run(channel.reader, &mut |_| Ok(())) {
-                ended(&error.to_string());
+                ended(&error);
             }
         })
     }
 
-    fn bulk(&self, plane: &Arc<FaultPlane>, channel: Channel) -> std::io::Result<()> {
-        let (receiver, ended) = (self.receiver(plane), self.lane_ended("bulk"));
+    fn bulk(&self, store: &Arc<Store>, channel: Channel) -> std::io::Result<()> {
+        let (receiver, ended) = (self.receiver(store), self.lane_ended("bulk", store));
         let window = u64::from(self.shared.options.credit_bytes);
         self.lanes.spawn("bulk-in", move || {
             give_way();
             let mut credit = CreditGiver::new(channel.writer, window);
             if let Err(error) = receiver.run(channel.reader, &mut |bytes| credit.give(bytes)) {
-                ended(&error.to_string());
+                ended(&error);
             }
         })
     }

@@ -5,17 +5,20 @@ mod frames;
 mod receive;
 mod request;
 mod send;
+mod store;
 
 pub(crate) use credit::{CreditGiver, CreditWindow};
 pub(crate) use frames::{Frame, FrameReader};
 pub(crate) use receive::{Arrivals, PageReceiver};
 pub(crate) use request::{RequestCounts, RequestLane};
-pub(crate) use send::{Departures, PageSender};
+pub(crate) use send::{CHUNK_PAGES, Departures, PageSender, kind_of};
+pub(crate) use store::Store;
 
 use std::io;
 use umem_fault::FaultError;
+use umem_memory::RamError;
 use umem_migrate::BadRequest;
-use umem_wire::WireError;
+use umem_wire::{Cause, WireError};
 
 /// Why a lane has ended.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +54,34 @@ pub(crate) enum LaneError {
         start: u64,
         /// How many.
         count: u64,
+    },
+    /// Pages that may not come at this moment.
+    #[error("the source sends pages from {start:#x} on at the wrong time ({cause:?})")]
+    OutOfTurn {
+        /// First page.
+        start: u64,
+        /// As what they are sent.
+        cause: Cause,
+    },
+    /// A round ends that was not due.
+    #[error("the source ends round {got} where round {expected} is due")]
+    Round {
+        /// What it says.
+        got: u32,
+        /// What would be right.
+        expected: u32,
+    },
+    /// RAM cannot be read or written.
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    /// A page that the source cannot read, where all have to be sent.
+    #[error(
+        "page {page:#x} cannot be read (a hardware error): precopy cannot move this guest; \
+         postcopy (migrate -p) can, without that page"
+    )]
+    Unreadable {
+        /// The page.
+        page: u64,
     },
     /// The peer asks for what is not there.
     #[error(transparent)]

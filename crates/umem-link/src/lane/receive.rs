@@ -1,11 +1,10 @@
 //! The destination's lanes: pages from the connection, checked, put in place, counted.
 
-use super::{Frame, FrameReader, LaneError, RequestCounts};
-use std::cell::RefCell;
+use super::{Frame, FrameReader, LaneError, RequestCounts, Store};
 use std::io::Read;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use umem_fault::{Content, FaultPlane, Installed};
+use umem_fault::{Content, Installed};
 use umem_memory::{PageIndex, PageRange, RamLayout};
 use umem_migrate::Tally;
 use umem_wire::{Cause, PageKind, PagesFrame, PagesHead, page_hash};
@@ -16,6 +15,12 @@ pub(crate) struct Arrivals {
     pub(crate) demand: AtomicU64,
     pub(crate) prefault: AtomicU64,
     pub(crate) background: AtomicU64,
+    /// Copies that came in rounds.
+    pub(crate) copies: AtomicU64,
+    /// Of these, pages whose copies were declared void.
+    pub(crate) discarded: AtomicU64,
+    /// Rounds that are here whole.
+    pub(crate) rounds: AtomicU32,
     pub(crate) fill: AtomicU64,
     pub(crate) duplicate: AtomicU64,
     pub(crate) requests: Arc<RequestCounts>,
@@ -28,12 +33,22 @@ impl Arrivals {
         *self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn count(&self, cause: Cause, installed: Installed, fill: bool) {
+    /// Counts pages of a round.
+    pub(super) fn count_copies(&self, pages: u64, fill: bool) {
+        self.copies.fetch_add(pages, Ordering::Relaxed);
+        if fill {
+            self.fill.fetch_add(pages, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts pages that came after the switch.
+    pub(super) fn count(&self, cause: Cause, installed: Installed, fill: bool) {
         let pages = installed.installed;
         let counter = match cause {
             Cause::Demand => &self.demand,
             Cause::Prefault => &self.prefault,
             Cause::Background => &self.background,
+            Cause::Precopy => &self.copies,
         };
         counter.fetch_add(pages, Ordering::Relaxed);
         if fill {
@@ -41,20 +56,26 @@ impl Arrivals {
         }
         self.duplicate.fetch_add(installed.duplicate, Ordering::Relaxed);
     }
+
+    pub(super) fn merge(&self, tally: Tally) {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).merge(tally);
+    }
 }
 
 /// Receives pages of one guest. Cheap to clone, one for each lane.
 #[derive(Clone)]
 pub(crate) struct PageReceiver {
-    pub(crate) plane: Arc<FaultPlane>,
+    pub(crate) store: Arc<Store>,
     pub(crate) layout: RamLayout,
     pub(crate) arrivals: Arc<Arrivals>,
-    /// Told, once, when all pages are here: their digest.
+    /// Told of the digest when all pages are here; perhaps more than once.
     pub(crate) all_here: Arc<dyn Fn(u128) + Send + Sync>,
+    /// Told of each round that is here whole, and of the digest over all that came so far.
+    pub(crate) round_here: Arc<dyn Fn(u32, u128) + Send + Sync>,
 }
 
 impl PageReceiver {
-    /// Installs pages until the lane ends. `dealt_with` hears of each frame's length after it.
+    /// Takes pages in until the lane ends. `dealt_with` hears of each frame's length after it.
     pub(crate) fn run(
         &self,
         reader: Box<dyn Read + Send>,
@@ -62,10 +83,11 @@ impl PageReceiver {
     ) -> Result<(), LaneError> {
         let page_bytes = self.layout.page_size().len();
         let mut frames = FrameReader::new(reader, PagesFrame::max_body(page_bytes));
+        let mut round = 0;
         loop {
             let frame = frames.next()?;
             let bytes = frame.wire_bytes();
-            let placed = self.take_in(&frame, page_bytes);
+            let placed = self.take_in(&frame, page_bytes, &mut round);
             // Copies that come once all pages are here find page service gone. They are read all the
             // same: over a connection that carries everything, the source's last word is behind them.
             if !self.all_arrived() {
@@ -76,16 +98,23 @@ impl PageReceiver {
     }
 
     fn all_arrived(&self) -> bool {
-        self.arrivals.tally().pages == self.layout.total_pages()
+        self.store.serves() && self.store.is_whole(&self.arrivals)
     }
 
-    fn take_in(&self, frame: &Frame<'_>, page_bytes: usize) -> Result<(), LaneError> {
+    fn take_in(
+        &self,
+        frame: &Frame<'_>,
+        page_bytes: usize,
+        round: &mut u32,
+    ) -> Result<(), LaneError> {
         match PagesFrame::decode(frame.kind, frame.body, page_bytes)? {
             PagesFrame::Pages(head) => self.pages(&head),
             PagesFrame::Run(run) => {
                 let range = self.checked(run.start, run.count)?;
-                self.place(range, Content::Fill(run.byte), run.cause, |_| PageKind::Fill(run.byte))
+                let kind_of = |_| PageKind::Fill(run.byte);
+                self.place(range, Content::Fill(run.byte), run.cause, &kind_of)
             }
+            PagesFrame::RoundEnd(number) => self.round_ended(number, round),
         }
     }
 
@@ -128,7 +157,7 @@ impl PageReceiver {
                 let at = usize::try_from(page - range.start.0).ok();
                 at.and_then(|at| run.get(at).copied()).unwrap_or(PageKind::Unreadable)
             };
-            self.place(range, same, head.cause, kind_of)?;
+            self.place(range, same, head.cause, &kind_of)?;
             start += run.len() as u64;
         }
         Ok(())
@@ -139,33 +168,23 @@ impl PageReceiver {
         range: PageRange,
         same: Content<'_>,
         cause: Cause,
-        kind_of: impl Fn(u64) -> PageKind,
+        kind_of: &dyn Fn(u64) -> PageKind,
     ) -> Result<(), LaneError> {
-        let tally = RefCell::new(Tally::default());
-        let placed = |run: PageRange| {
-            let mut tally = tally.borrow_mut();
-            run.pages().for_each(|page| tally.add(page.0, kind_of(page.0)));
-        };
-        let installed = self.plane.install_each(range, same, &placed);
-        // What is in place counts, even if the rest failed; by its cause first, so that the counts are
-        // whole when the last page is told of.
-        let tally = tally.into_inner();
-        let duplicate = installed.as_ref().map_or(0, |installed| installed.duplicate);
-        let counted = Installed { installed: tally.pages, duplicate };
-        self.arrivals.count(cause, counted, matches!(same, Content::Fill(_)));
-        if tally.pages > 0 {
-            self.merge(tally);
+        if self.store.place(range, same, cause, kind_of, &self.arrivals)? {
+            let tally = self.arrivals.tally();
+            if tally.pages == self.layout.total_pages() {
+                (self.all_here)(tally.digest);
+            }
         }
-        installed?;
         Ok(())
     }
 
-    fn merge(&self, tally: Tally) {
-        let mut all = self.arrivals.tally.lock().unwrap_or_else(PoisonError::into_inner);
-        all.merge(tally);
-        if all.pages == self.layout.total_pages() {
-            (self.all_here)(all.digest);
+    fn round_ended(&self, round: u32, mine: &mut u32) -> Result<(), LaneError> {
+        if self.store.round_ended(round, mine)? {
+            self.arrivals.rounds.store(round, Ordering::Relaxed);
+            (self.round_here)(round, self.arrivals.tally().digest);
         }
+        Ok(())
     }
 }
 

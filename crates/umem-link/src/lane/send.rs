@@ -12,7 +12,7 @@ use umem_wire::{
 };
 
 /// Pages in a frame of the background: what a demanded page may have to wait for on a shared link.
-const CHUNK_PAGES: u64 = 64;
+pub(crate) const CHUNK_PAGES: u64 = 64;
 
 /// Prefaulted pages that are looked at before the first of them goes out.
 const NEIGHBOURS: usize = 256;
@@ -25,22 +25,27 @@ pub(crate) struct Departures {
     pub(crate) demand: AtomicU64,
     pub(crate) prefault: AtomicU64,
     pub(crate) background: AtomicU64,
+    /// Copies sent in rounds.
+    pub(crate) copies: AtomicU64,
+    /// Pages whose copies were declared void.
+    pub(crate) discarded: AtomicU64,
     pub(crate) fill: AtomicU64,
     tally: Mutex<Tally>,
 }
 
 impl Departures {
-    fn count(&self, cause: Cause, pages: u64, fills: u64) {
+    pub(crate) fn count(&self, cause: Cause, pages: u64, fills: u64) {
         let counter = match cause {
             Cause::Demand => &self.demand,
             Cause::Prefault => &self.prefault,
             Cause::Background => &self.background,
+            Cause::Precopy => &self.copies,
         };
         counter.fetch_add(pages, Ordering::Relaxed);
         self.fill.fetch_add(fills, Ordering::Relaxed);
     }
 
-    fn merge(&self, tally: Tally) {
+    pub(crate) fn merge(&self, tally: Tally) {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner).merge(tally);
     }
 
@@ -68,9 +73,9 @@ impl PageSender {
         let Some(content) = self.ram.slice(PageRange::one(page)) else {
             return (PageKind::Unreadable, &[]);
         };
-        match repeated_byte(content) {
-            Some(byte) => (PageKind::Fill(byte), &[]),
-            None => (PageKind::Content(page_hash(page.0, content)), content),
+        match kind_of(page, content) {
+            kind @ PageKind::Content(_) => (kind, content),
+            kind => (kind, &[]),
         }
     }
 
@@ -241,6 +246,14 @@ fn joined<'a>(order: &'a [Wanted], layout: &'a RamLayout) -> impl Iterator<Item 
     order.chunk_by(move |a, b| {
         a.page.0 + 1 == b.page.0 && a.cause == b.cause && same_block(a.page, b.page)
     })
+}
+
+/// What a page holds.
+pub(crate) fn kind_of(page: PageIndex, content: &[u8]) -> PageKind {
+    match repeated_byte(content) {
+        Some(byte) => PageKind::Fill(byte),
+        None => PageKind::Content(page_hash(page.0, content)),
+    }
 }
 
 /// The byte of which a page consists, if it is one.

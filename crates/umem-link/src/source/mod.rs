@@ -1,23 +1,27 @@
 //! The source's end of a migration.
 
-mod background;
 mod lanes;
+mod live;
+mod pacer;
+mod round;
 mod run;
+mod workers;
 
 use crate::host::SourceVm;
 use crate::lane::Departures;
 use crate::lanes::Lanes;
 use crate::meter::Meter;
-use crate::status::{End, FaultLatency, MigrationStatus, PageCounts};
+use crate::status::{End, FaultLatency, MigrationStatus, PageCounts, RoundsStatus, word};
 use crate::uri::Endpoint;
 use crate::wake::Wake;
-use background::Background;
 use crossbeam_channel::Sender;
+use live::Live;
+use pacer::Pacer;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use umem_migrate::{Operator, Prefault, SendPlan, SourceEvent, SourceState};
+use umem_migrate::{Operator, Prefault, RoundsView, SendPlan, SourceEvent, SourceState, Strategy};
 
 /// Longest wait of a monitor for the migration's thread.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -25,6 +29,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// How a guest is to be moved.
 #[derive(Debug, Clone, Copy)]
 pub struct SourceOptions {
+    /// Rounds of precopy, and what follows them.
+    pub strategy: Strategy,
     /// Pages sent along with demanded ones.
     pub prefault: Prefault,
     /// Whether the background sends.
@@ -34,11 +40,20 @@ pub struct SourceOptions {
     /// Bytes a second that the background may send over all of them; 0 is no limit. Demanded pages
     /// and their neighbours are never limited.
     pub bandwidth: u64,
+    /// The same for rounds of precopy, as long as the guest runs.
+    pub rounds_bandwidth: u64,
 }
 
 impl Default for SourceOptions {
     fn default() -> Self {
-        Self { prefault: Prefault::default(), background: true, bulk_lanes: 1, bandwidth: 0 }
+        Self {
+            strategy: Strategy::POSTCOPY,
+            prefault: Prefault::default(),
+            background: true,
+            bulk_lanes: 1,
+            bandwidth: 0,
+            rounds_bandwidth: 0,
+        }
     }
 }
 
@@ -50,6 +65,10 @@ enum Event {
     Ask(SourceEvent, Sender<Result<(), String>>),
     /// A connection for pages has ended, for this reason.
     LaneLost(String),
+    /// A connection has sent its share of a round, or cannot.
+    Share(u32, Result<round::Share, String>),
+    /// Another limit for the guest's standing still.
+    DowntimeLimit(Duration),
     /// The process is ending.
     Abandoned,
 }
@@ -62,7 +81,12 @@ struct Shared {
     lanes: Lanes,
     plan: Arc<SendPlan>,
     departures: Arc<Departures>,
-    background: Background,
+    strategy: Strategy,
+    background: Pacer,
+    rounds: Pacer,
+    /// While the guest's pages are sent in rounds, and after.
+    live: Mutex<Option<Arc<Live>>>,
+    rounds_view: Mutex<Option<RoundsView>>,
     /// Ends attempts to connect, but those to ask.
     wake: Wake,
     /// Ends attempts to ask: set only when the process is ending.
@@ -102,7 +126,11 @@ impl SourceSession {
             lanes: Lanes::default(),
             plan: Arc::new(SendPlan::new(layout, options.prefault)),
             departures: Arc::default(),
-            background: Background::new(options.background, options.bandwidth),
+            strategy: options.strategy,
+            background: Pacer::new(options.background, options.bandwidth),
+            rounds: Pacer::new(true, options.rounds_bandwidth),
+            live: Mutex::new(None),
+            rounds_view: Mutex::new(None),
             wake: Wake::new()?,
             ending: Wake::new()?,
             cancelled: AtomicBool::new(false),
@@ -140,10 +168,17 @@ impl SourceSession {
         let departures = &shared.departures;
         let tally = departures.tally();
         let verified = shared.verified.load(Ordering::Acquire);
+        let live = shared.live();
+        let precopy = live.as_ref().map_or(0, |live| live.sent());
+        // Until the switch the plan does not know what was sent.
+        let remaining = match live.filter(|_| !shared.handed_over()) {
+            Some(live) => live.pending().count(),
+            None => shared.plan.remaining(),
+        };
         MigrationStatus {
             end: End::Source,
             phase: reading.phase.to_owned(),
-            mode: "postcopy".to_owned(),
+            mode: word(shared.strategy.mode()).to_owned(),
             peer: Some(shared.peer.to_string()),
             total_ms: reading.total_ms,
             drain_ms: reading.drain_ms,
@@ -152,11 +187,13 @@ impl SourceSession {
                 demand: count(&departures.demand),
                 prefault: count(&departures.prefault),
                 background: count(&departures.background),
+                precopy,
                 fill: count(&departures.fill),
                 duplicate: 0,
                 total: shared.plan.total(),
-                remaining: shared.plan.remaining(),
+                remaining,
             },
+            rounds: shared.rounds_status(),
             faults: FaultLatency::default(),
             waiting_for: Vec::new(),
             wire_bytes,
@@ -185,7 +222,7 @@ impl SourceSession {
     /// # Errors
     /// When the handover has begun, or nothing is under way.
     pub fn cancel(&self) -> Result<(), String> {
-        use SourceState::{Describing, Opening, Preparing, Stopping};
+        use SourceState::{Describing, Opening, Preparing, Rounds, Stopping, Switching};
         // First: the thread looks at it after it has published its first state, and before it stops
         // the guest.
         self.shared.cancelled.store(true, Ordering::Release);
@@ -194,7 +231,7 @@ impl SourceSession {
                 self.shared.wake.set();
                 Ok(())
             }
-            Some(Describing | Opening | Stopping | Preparing) => {
+            Some(Describing | Opening | Rounds | Switching | Stopping | Preparing) => {
                 self.shared.wake.set();
                 let told = self.ask(SourceEvent::Cancel);
                 // The thread may have seen the mark before the wish, and be gone.
@@ -217,6 +254,36 @@ impl SourceSession {
         self.shared.background.switch(on);
     }
 
+    /// Limits rounds of precopy to so many bytes a second from now on; 0 is no limit.
+    pub fn set_rounds_bandwidth(&self, bytes_a_second: u64) {
+        self.shared.rounds.limit(bytes_a_second);
+    }
+
+    /// How long the guest may stand still at the end of a precopy.
+    pub fn set_downtime_limit(&self, limit: Duration) {
+        let _ = self.events.send(Event::DowntimeLimit(limit));
+    }
+
+    /// Ends the rounds as soon as can be; postcopy begins. Fine as well when it has begun.
+    ///
+    /// # Errors
+    /// When the migration was started without postcopy, or none is under way.
+    pub fn start_postcopy(&self) -> Result<(), String> {
+        self.ask(SourceEvent::StartPostcopy)
+    }
+
+    /// Ends the connections while the destination runs the guest; both ends keep what they have.
+    ///
+    /// # Errors
+    /// In any other phase.
+    pub fn pause(&self) -> Result<(), String> {
+        if self.state() != Some(SourceState::Serving) {
+            return Err("only a postcopy whose guest runs at the destination can be paused".into());
+        }
+        let why = "paused by the operator".to_owned();
+        self.ask(SourceEvent::LinkLost(why))
+    }
+
     /// Limits the background to so many bytes a second from now on; 0 is no limit.
     pub fn set_bandwidth(&self, bytes_a_second: u64) {
         self.shared.background.limit(bytes_a_second);
@@ -226,8 +293,39 @@ impl SourceSession {
     pub fn abandon(&self) {
         self.shared.wake.set();
         self.shared.ending.set();
-        self.shared.background.end();
+        self.shared.end_pacers();
         self.shared.lanes.close();
         let _ = self.events.send(Event::Abandoned);
+    }
+}
+
+impl Shared {
+    fn live(&self) -> Option<Arc<Live>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the plan alone says what is left to send.
+    fn handed_over(&self) -> bool {
+        use SourceState::{Released, Serving, Stranded};
+        let state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(state, Some(Serving | Stranded | Released))
+    }
+
+    fn end_pacers(&self) {
+        self.background.end();
+        self.rounds.end();
+    }
+
+    fn rounds_status(&self) -> Option<RoundsStatus> {
+        let view = (*self.rounds_view.lock().unwrap_or_else(PoisonError::into_inner))?;
+        Some(RoundsStatus {
+            passes: view.passes,
+            copies: self.departures.copies.load(Ordering::Relaxed),
+            discarded: self.departures.discarded.load(Ordering::Relaxed),
+            dirty_pages_rate: view.dirty_pages_rate as f64,
+            send_rate: view.send_rate as f64,
+            expected_downtime_ms: view.expected_downtime.as_secs_f64() * 1e3,
+            throttle: view.throttle,
+        })
     }
 }

@@ -1,17 +1,19 @@
 //! The migration's thread: carries out what the state machine says.
 
 use super::lanes::{First, PageLanes, Session};
+use super::live::Live;
+use super::round::Share;
+use super::workers::Workers;
 use super::{Event, Shared, SourceOptions};
 use crate::channel::Channel;
-use crate::lane::{CreditWindow, LaneError, PageSender};
-use crate::lanes::give_way;
+use crate::lane::{LaneError, PageSender};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::io::{Read, Write};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use umem_memory::FrozenRam;
-use umem_migrate::{Source, SourceAction, SourceEvent, SourceState};
+use umem_migrate::{RoundReport, Source, SourceAction, SourceEvent, SourceState, Tally};
 use umem_wire::{ToDestination, ToSource};
 
 /// The reason of a migration that was given up by us.
@@ -48,12 +50,15 @@ pub(super) fn run(
         events,
         session,
         options,
-        engine: Source::new(shared.meter.now(), machine, options.bulk_lanes),
+        engine: Source::new(shared.meter.now(), machine, options.bulk_lanes, options.strategy),
         writer: control.writer,
         pages,
         credit_bytes: 0,
         ram: None,
-        bulk: Vec::new(),
+        live: None,
+        workers: Workers::default(),
+        round: None,
+        demand: None,
         handover_at: None,
         stop_ended: None,
         stopped: false,
@@ -63,12 +68,13 @@ pub(super) fn run(
     runner.listen(control.reader);
     runner.serve(inbox);
     let (state, error) = (runner.engine.state(), runner.engine.error().map(str::to_owned));
+    runner.end_rounds();
     drop(runner);
     finish(shared, state, error.as_deref(), inbox);
 }
 
 fn finish(shared: &Shared, state: SourceState, error: Option<&str>, inbox: &Receiver<Event>) {
-    shared.background.end();
+    shared.end_pacers();
     shared.meter.end();
     publish(shared, state, error);
     while let Ok(event) = inbox.try_recv() {
@@ -80,7 +86,11 @@ fn finish(shared: &Shared, state: SourceState, error: Option<&str>, inbox: &Rece
             Event::Ask(_, answer) => {
                 let _ = answer.send(Err("no migration is under way".to_owned()));
             }
-            Event::Engine(_) | Event::LaneLost(_) | Event::Abandoned => {}
+            Event::Engine(_)
+            | Event::LaneLost(_)
+            | Event::Share(..)
+            | Event::DowntimeLimit(_)
+            | Event::Abandoned => {}
         }
     }
 }
@@ -90,6 +100,7 @@ fn publish(shared: &Shared, state: SourceState, error: Option<&str>) {
     *shared.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
     let phase = match state {
         SourceState::Describing | SourceState::Opening => "setup",
+        SourceState::Rounds | SourceState::Switching => "active",
         SourceState::Stopping | SourceState::Preparing => "device",
         SourceState::HandoverUnknown | SourceState::Inquiring => "handover-unknown",
         SourceState::Serving => "postcopy-active",
@@ -103,6 +114,14 @@ fn publish(shared: &Shared, state: SourceState, error: Option<&str>) {
     }
 }
 
+/// A round that connections are sending.
+struct RoundAtHand {
+    round: u32,
+    /// Connections that have not sent their share yet.
+    left: usize,
+    share: Share,
+}
+
 struct Runner<'a> {
     shared: &'a Arc<Shared>,
     events: &'a Sender<Event>,
@@ -113,7 +132,12 @@ struct Runner<'a> {
     pages: Option<PageLanes>,
     credit_bytes: u32,
     ram: Option<FrozenRam>,
-    bulk: Vec<Channel>,
+    /// What rounds of precopy know of the guest's pages.
+    live: Option<Arc<Live>>,
+    workers: Workers,
+    round: Option<RoundAtHand>,
+    /// The demand connection, until the guest stands still.
+    demand: Option<Channel>,
     handover_at: Option<Instant>,
     stop_ended: Option<Instant>,
     /// Whether the guest was stopped for this move.
@@ -153,6 +177,8 @@ impl Runner<'_> {
             match inbox.recv_timeout(wait) {
                 Ok(Event::Engine(event)) => self.handle(event),
                 Ok(Event::LaneLost(why)) => self.lane_lost(why),
+                Ok(Event::Share(round, share)) => self.share(round, share),
+                Ok(Event::DowntimeLimit(limit)) => self.engine.set_downtime_limit(limit),
                 Ok(Event::Abandoned) => {
                     self.abandoned = true;
                     self.handle(SourceEvent::LinkLost("the process is ending".to_owned()));
@@ -227,6 +253,8 @@ impl Runner<'_> {
         while let Some(action) = self.engine.poll_action() {
             self.carry_out(action);
         }
+        *self.shared.rounds_view.lock().unwrap_or_else(PoisonError::into_inner) =
+            self.engine.rounds();
         publish(self.shared, self.engine.state(), self.engine.error());
     }
 
@@ -241,6 +269,23 @@ impl Runner<'_> {
                     false => SourceEvent::Opened(opened),
                 });
             }
+            SourceAction::StartDirtyLog => {
+                let tracking = self.start_rounds();
+                self.handle(SourceEvent::Tracking(tracking));
+            }
+            SourceAction::SendRound { round } => self.send_round(round),
+            SourceAction::CutRound => {
+                if let Some(live) = &self.live {
+                    live.cut();
+                    self.shared.rounds.hurry(true);
+                }
+            }
+            SourceAction::Collect => {
+                let collected = self.live.as_ref().map_or(Ok(0), |live| live.collect());
+                self.handle(SourceEvent::Collected(collected));
+            }
+            SourceAction::Discard => self.discard(),
+            SourceAction::Throttle(percent) => self.shared.vm.throttle(percent),
             SourceAction::StopGuest if self.cancelled() => self.handle(SourceEvent::Cancel),
             SourceAction::StopGuest => self.stop_guest(),
             SourceAction::HandOver { since_stop } => self.hand_over(since_stop),
@@ -273,10 +318,11 @@ impl Runner<'_> {
 
     /// Ends all threads that read guest memory, and gives it back.
     fn end_lanes(&mut self) {
-        self.shared.background.end();
+        self.shared.end_pacers();
+        self.workers = Workers::default();
         self.shared.lanes.close_and_join();
-        self.bulk.clear();
         self.pages = None;
+        self.demand = None;
         self.ram = None;
     }
 
@@ -315,16 +361,12 @@ impl Runner<'_> {
                 self.shared.meter.part(name, *length);
             }
             self.stop_ended = Some(Instant::now());
-            let demand = self.pages.take().map(|PageLanes { demand, bulk }| {
-                self.bulk = bulk;
-                demand
-            });
             self.ram = Some(guest.ram);
-            match demand.map(|demand| self.start_demand(demand)) {
-                Some(Ok(())) => Ok(guest.package),
-                Some(Err(error)) => Err(format!("no thread: {error}")),
-                None => Err("no connection for pages".to_owned()),
+            self.start_workers()?;
+            if self.live.is_none() {
+                self.start_demand()?;
             }
+            Ok(guest.package)
         });
         self.handle(SourceEvent::Stopped(stopped));
     }
@@ -347,15 +389,105 @@ impl Runner<'_> {
         }
     }
 
-    fn start_demand(&self, demand: Channel) -> std::io::Result<()> {
-        let Some(sender) = self.sender() else { return Ok(()) };
+    /// Puts threads into the bulk connections, if that was not done yet.
+    fn start_workers(&mut self) -> Result<(), String> {
+        let Some(PageLanes { demand, bulk }) = self.pages.take() else {
+            return match self.workers.count() {
+                0 => Err("no connection for pages".to_owned()),
+                _ => Ok(()),
+            };
+        };
+        self.demand = Some(demand);
+        let (shared, window) = (self.shared, u64::from(self.credit_bytes));
+        self.workers = Workers::start(shared, self.live.as_ref(), bulk, window, self.events)
+            .map_err(|error| format!("no thread: {error}"))?;
+        Ok(())
+    }
+
+    fn start_rounds(&mut self) -> Result<(), String> {
+        let live = Live::start(&*self.shared.vm)?;
+        *self.shared.live.lock().unwrap_or_else(PoisonError::into_inner) = Some(live.clone());
+        self.live = Some(live);
+        self.start_workers()
+    }
+
+    fn send_round(&mut self, round: u32) {
+        if let Some(live) = &self.live {
+            live.begin_round();
+        }
+        // A guest that stands still waits for the round.
+        self.shared.rounds.hurry(self.stopped);
+        self.round =
+            Some(RoundAtHand { round, left: self.workers.count(), share: Share::default() });
+        self.shared.vm.round_begun(round);
+        self.workers.round(round);
+    }
+
+    /// A connection has sent its share of a round; the last one ends it.
+    fn share(&mut self, round: u32, share: Result<Share, String>) {
+        let Some(at_hand) = self.round.as_mut().filter(|at_hand| at_hand.round == round) else {
+            return;
+        };
+        let share = match share {
+            Ok(share) => share,
+            Err(why) => {
+                self.round = None;
+                return self.handle(SourceEvent::RoundSent(Err(why)));
+            }
+        };
+        at_hand.left = at_hand.left.saturating_sub(1);
+        at_hand.share.pages += share.pages;
+        at_hand.share.bytes += share.bytes;
+        if at_hand.left > 0 {
+            return;
+        }
+        let Share { pages, bytes } = at_hand.share;
+        self.round = None;
+        let digest = self.shared.departures.tally().digest;
+        let report = RoundReport { round, pages, bytes, digest };
+        self.handle(SourceEvent::RoundSent(Ok(report)));
+    }
+
+    /// Tells the destination which of its copies are void. Of a guest that has stopped, what is pending
+    /// now is what it will ask for.
+    fn discard(&mut self) {
+        let Some(live) = self.live.clone() else { return };
+        let (messages, pages) = live.discard();
+        let mut tally = Tally::default();
+        pages.iter().for_each(|page| tally.discard(page.0));
+        self.shared.departures.merge(tally);
+        self.shared.departures.discarded.fetch_add(pages.len() as u64, Ordering::Relaxed);
+        messages.iter().for_each(|message| self.send(message));
+        if self.stopped {
+            self.shared.plan.leave(live.pending());
+            self.shared.plan.prefer(live.hot());
+            if let Err(why) = self.start_demand() {
+                self.handle(SourceEvent::LinkLost(why));
+            }
+        }
+    }
+
+    /// Ends what rounds have needed. The guest may run on here, or have left.
+    fn end_rounds(&mut self) {
+        self.workers = Workers::default();
+        if let Some(live) = self.live.take() {
+            live.stop();
+        }
+    }
+
+    /// Answers requests from now on: the guest stands still, and the plan knows what is left to send.
+    fn start_demand(&mut self) -> Result<(), String> {
+        let Some((demand, sender)) = self.demand.take().zip(self.sender()) else { return Ok(()) };
         let ended = self.lane_ended("demand");
-        self.shared.lanes.spawn("demand-out", move || {
-            ended(sender.serve_demand(demand.reader, demand.writer));
-        })
+        let serve = move || ended(sender.serve_demand(demand.reader, demand.writer));
+        self.shared.lanes.spawn("demand-out", serve).map_err(|error| format!("no thread: {error}"))
     }
 
     fn hand_over(&mut self, since_stop: Duration) {
+        if let Some(live) = self.live.as_ref().filter(|_| self.demand.is_some()) {
+            // Moved by precopy: nothing is left to be asked for.
+            self.shared.plan.leave(live.pending());
+        }
         self.shared.vm.handover_begun();
         publish(self.shared, SourceState::HandoverUnknown, None);
         self.handover_at = Some(Instant::now());
@@ -368,14 +500,8 @@ impl Runner<'_> {
         self.shared.meter.downtime(downtime);
         self.shared.meter.handed_over();
         self.shared.vm.handed_over();
-        for (number, lane) in std::mem::take(&mut self.bulk).into_iter().enumerate() {
-            let Some(sender) = self.sender() else { return };
-            let ended = self.lane_ended("bulk");
-            let (shared, window) = (self.shared.clone(), u64::from(self.credit_bytes));
-            let body = move || ended(background(&shared, &sender, lane, window, number == 0));
-            if let Err(error) = self.shared.lanes.spawn("bulk-out", body) {
-                self.handle(SourceEvent::LinkLost(format!("no thread: {error}")));
-            }
+        if let Some(sender) = self.sender() {
+            self.workers.serve(&sender);
         }
     }
 
@@ -391,20 +517,4 @@ impl Runner<'_> {
             self.handle(SourceEvent::Answer(Err(format!("no thread: {error}"))));
         }
     }
-}
-
-fn background(
-    shared: &Shared,
-    sender: &PageSender,
-    mut lane: Channel,
-    window: u64,
-    first: bool,
-) -> Result<(), LaneError> {
-    give_way();
-    let mut credit = CreditWindow::new(lane.reader, window);
-    if first && shared.background.pass(0) {
-        sender.send_holes(&mut *lane.writer, &mut credit)?;
-    }
-    sender
-        .serve_background(&mut *lane.writer, &mut credit, &mut |sent| shared.background.pass(sent))
 }

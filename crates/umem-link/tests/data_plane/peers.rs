@@ -1,5 +1,6 @@
 //! One end by hand, which does not keep to the protocol.
 
+use crate::caller::{Caller, read_frame, until};
 use crate::vms::{Touch, Who, content};
 use crate::world::{Source, World, tcp, wait_for};
 use std::io::{Read, Write};
@@ -7,95 +8,13 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
-use umem_link::{DestinationOptions, SourceOptions, SourceVm};
+use umem_link::{DestinationOptions, SourceOptions};
 use umem_wire::{
-    Cause, FRAME_HEAD_BYTES, Features, FrameHead, Ownership, PREFACE_BYTES, PageKind, PagesBuilder,
-    Preface, REPLY_BYTES, Reply, Role, RunFrame, Secret, SessionId, ToDestination, ToSource,
-    Verdict, encode_credit, encode_request, page_hash,
+    Cause, Features, Ownership, PREFACE_BYTES, PageKind, PagesBuilder, Preface, Reply, Role,
+    RunFrame, ToDestination, ToSource, Verdict, encode_credit, encode_request, page_hash,
 };
 
 const PAGES: u64 = 96;
-
-fn read_frame(socket: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
-    let mut head = [0; FRAME_HEAD_BYTES];
-    socket.read_exact(&mut head).ok()?;
-    let head = FrameHead::decode(head, 1 << 30).unwrap();
-    let mut body = vec![0; head.body_len()];
-    socket.read_exact(&mut body).ok()?;
-    Some((head.kind, body))
-}
-
-/// A source by hand.
-struct Caller {
-    port: u16,
-    session: SessionId,
-    control: TcpStream,
-}
-
-impl Caller {
-    fn connect(port: u16, session: SessionId, role: Role) -> (TcpStream, Verdict) {
-        let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let (features, secret) = (Features(u64::MAX), Secret([9; 16]));
-        socket.write_all(&Preface { role, features, session, secret }.encode()).unwrap();
-        let mut reply = [0; REPLY_BYTES];
-        socket.read_exact(&mut reply).unwrap();
-        (socket, Reply::decode(&reply).unwrap().verdict)
-    }
-
-    /// Opens a session as soon as the destination is free.
-    fn open(world: &World, number: u8) -> Self {
-        let (port, session) = (world.port(), SessionId([number; 16]));
-        loop {
-            let (control, verdict) = Self::connect(port, session, Role::Control);
-            match verdict {
-                Verdict::Accepted => return Self { port, session, control },
-                verdict => assert_eq!(verdict, Verdict::Busy),
-            }
-        }
-    }
-
-    fn lane(&self, role: Role) -> TcpStream {
-        let (socket, verdict) = Self::connect(self.port, self.session, role);
-        assert_eq!(verdict, Verdict::Accepted);
-        socket
-    }
-
-    fn say(&mut self, message: &ToDestination) {
-        let _ = self.control.write_all(&message.encode());
-    }
-
-    fn hear(&mut self) -> Option<ToSource> {
-        let (kind, body) = read_frame(&mut self.control)?;
-        Some(ToSource::decode(kind, &body).unwrap())
-    }
-
-    /// As far as READY.
-    fn describe(&mut self, world: &World) {
-        let machine = world.source_vm().describe();
-        self.say(&ToDestination::Describe { machine, bulk_lanes: 1 });
-        assert!(matches!(self.hear(), Some(ToSource::Ready { .. })));
-    }
-
-    fn state(&mut self, world: &World) {
-        let package = world.vm.expected.clone();
-        self.say(&ToDestination::StateLength { bytes: package.len() as u64 });
-        self.say(&ToDestination::StatePiece(package));
-    }
-
-    /// As far as RUNNING; the connections for demand and bulk.
-    fn hand_over(&mut self, world: &World) -> (TcpStream, TcpStream) {
-        self.describe(world);
-        let (demand, bulk) = (self.lane(Role::Demand), self.lane(Role::Bulk));
-        self.state(world);
-        assert_eq!(self.hear(), Some(ToSource::Prepared));
-        // The book has only one source, which did not stop anything here.
-        world.ledger.nobody();
-        self.say(&ToDestination::Handover { since_stop_ns: 1 });
-        assert_eq!(self.hear(), Some(ToSource::Running));
-        (demand, bulk)
-    }
-}
 
 #[test]
 fn a_source_that_breaks_the_order_before_the_handover_loses_its_session_only() {
@@ -117,7 +36,7 @@ fn a_source_that_breaks_the_order_before_the_handover_loses_its_session_only() {
     refused(&|caller| caller.say(&ToDestination::Handover { since_stop_ns: 0 }));
     refused(&|caller| caller.say(&ToDestination::DigestAgreed));
     refused(&|caller| caller.say(&ToDestination::WhoRuns));
-    refused(&|caller| caller.say(&ToDestination::StateLength { bytes: 9 }));
+    refused(&|caller| caller.say(&ToDestination::StateLength { bytes: 9, after_round: 0 }));
     refused(&|caller| caller.say(&ToDestination::Cancel("no".into())));
     refused(&|caller| caller.control.write_all(&[0xff; 64]).unwrap());
     refused(&|caller| caller.control.write_all(&[1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]).unwrap());
@@ -127,11 +46,11 @@ fn a_source_that_breaks_the_order_before_the_handover_loses_its_session_only() {
     });
     refused(&|caller| {
         caller.describe(&world);
-        caller.say(&ToDestination::StateLength { bytes: u64::MAX });
+        caller.say(&ToDestination::StateLength { bytes: u64::MAX, after_round: 0 });
     });
     refused(&|caller| {
         caller.describe(&world);
-        caller.say(&ToDestination::StateLength { bytes: 2 });
+        caller.say(&ToDestination::StateLength { bytes: 2, after_round: 0 });
         caller.say(&ToDestination::StatePiece(vec![1; 3]));
     });
     refused(&|caller| {
@@ -142,7 +61,7 @@ fn a_source_that_breaks_the_order_before_the_handover_loses_its_session_only() {
     refused(&|caller| {
         caller.describe(&world);
         let _demand = caller.lane(Role::Demand);
-        caller.say(&ToDestination::StateLength { bytes: 2 });
+        caller.say(&ToDestination::StateLength { bytes: 2, after_round: 0 });
         caller.say(&ToDestination::StatePiece(vec![1; 2]));
     });
     assert_eq!(world.vm.runs.load(Ordering::SeqCst), 0);
@@ -326,10 +245,13 @@ fn destination(
             if matches!(step, ToSource::Ready { .. }) {
                 sockets.push(accept());
                 sockets.push(accept());
+                until(&mut sockets[0], &ToDestination::BeginPageService);
+                sockets[0].write_all(&ToSource::PageServiceReady.encode()).unwrap();
+                // PREPARED must not come before the guest stands still.
+                until(&mut sockets[0], &ToDestination::StatePiece(Vec::new()));
+            } else {
+                until(&mut sockets[0], &ToDestination::Handover { since_stop_ns: 0 });
             }
-            // PREPARED must not come before the guest stands still.
-            let wanted = if sockets.len() > 1 { 3 } else { 1 };
-            while read_frame(&mut sockets[0]).is_some_and(|(kind, _)| kind < wanted) {}
         }
         then(&mut sockets);
         sockets

@@ -4,9 +4,11 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
-use umem_fault::{FaultCause, FaultPlane, Interrupt, PageState, Waited};
-use umem_link::{Block, DestinationVm, MachineDescription, SourceVm, StoppedGuest};
-use umem_memory::{Backend, GuestAddress, GuestRam, PageIndex, PageSize, RamBlockSpec, RamLayout};
+use umem_fault::{FaultCause, FaultPlane, Interrupt, PageState, Placement, Waited};
+use umem_link::{Block, DestinationVm, LiveRam, MachineDescription, Mode, SourceVm, StoppedGuest};
+use umem_memory::{
+    Backend, GuestAddress, GuestRam, PageBitmap, PageIndex, PageSize, RamBlockSpec, RamLayout,
+};
 
 const PAGE: u64 = PageSize::SMALL.bytes();
 const BASE: u64 = 0x8000_0000;
@@ -113,9 +115,54 @@ pub(crate) struct SourceMachine {
     pub(crate) handed_over: AtomicU64,
     pub(crate) released: AtomicU64,
     pub(crate) phases: Mutex<Vec<String>>,
+    /// Rounds that began, and throttles that were asked for.
+    pub(crate) rounds: AtomicU64,
+    pub(crate) throttles: Mutex<Vec<u8>>,
+    writers: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    halt: Arc<AtomicBool>,
+}
+
+/// What a guest writes while it runs: some pages, again and again, each time something else.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Writer {
+    /// The pages are this far apart.
+    pub(crate) step: u64,
+    /// Time between two.
+    pub(crate) pause: Duration,
 }
 
 impl SourceMachine {
+    /// Lets a thread of the guest run.
+    pub(crate) fn write(&self, writer: Writer) {
+        let (ram, halt) = (self.ram.clone(), self.halt.clone());
+        let pages = ram.layout().total_pages();
+        let body = move || {
+            let mut word = 1u64;
+            for page in (0..pages).step_by(writer.step as usize).cycle() {
+                if halt.load(Ordering::SeqCst) {
+                    return;
+                }
+                word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(page);
+                let bytes: Vec<u8> = match word >> 62 {
+                    0 => vec![0; PAGE as usize],
+                    1 => vec![word as u8; PAGE as usize],
+                    _ => word.to_le_bytes().repeat(PAGE as usize / 16),
+                };
+                ram.write_at(GuestAddress(BASE + page * PAGE), &bytes).unwrap();
+                std::thread::sleep(writer.pause);
+            }
+        };
+        self.writers.lock().unwrap().push(std::thread::spawn(body));
+    }
+
+    /// Stops its threads.
+    pub(crate) fn halt(&self) {
+        self.halt.store(true, Ordering::SeqCst);
+        for thread in std::mem::take(&mut *self.writers.lock().unwrap()) {
+            thread.join().unwrap();
+        }
+    }
+
     pub(crate) fn new(pages: u64, ledger: &Arc<Ledger>) -> Self {
         let ram = GuestRam::new(layout(pages), Backend::Anonymous).unwrap();
         for page in (0..pages).filter(|page| page % 8 < 6) {
@@ -132,7 +179,17 @@ impl SourceMachine {
             handed_over: AtomicU64::new(0),
             released: AtomicU64::new(0),
             phases: Mutex::default(),
+            rounds: AtomicU64::new(0),
+            throttles: Mutex::default(),
+            writers: Mutex::default(),
+            halt: Arc::default(),
         }
+    }
+}
+
+impl Drop for SourceMachine {
+    fn drop(&mut self) {
+        self.halt();
     }
 }
 
@@ -141,13 +198,26 @@ impl SourceVm for SourceMachine {
         describe(self.ram.layout(), self.harts)
     }
 
+    fn live_ram(&self) -> Result<LiveRam, String> {
+        Ok(LiveRam { ram: self.ram.clone(), dirty: Arc::new(self.ram.host_writes()) })
+    }
+
+    fn round_begun(&self, _round: u32) {
+        self.rounds.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn throttle(&self, percent: u8) {
+        self.throttles.lock().unwrap().push(percent);
+    }
+
     fn stop(&self) -> Result<StoppedGuest, String> {
         if self.unstoppable.load(Ordering::SeqCst) {
             return Err("a disk does not answer".into());
         }
         self.ledger.step(Who::Source, Who::Nobody, "stop");
         self.stops.fetch_add(1, Ordering::SeqCst);
-        // SAFETY: nobody writes this RAM after its creation.
+        self.halt();
+        // SAFETY: those who wrote this RAM have ended.
         let ram = unsafe { self.ram.freeze() };
         let parts = vec![("vcpus", Duration::from_micros(1))];
         Ok(StoppedGuest { package: self.package.clone(), ram, stopped_at: Instant::now(), parts })
@@ -198,6 +268,10 @@ pub(crate) struct DestinationMachine {
     pub(crate) start_takes: Duration,
     /// Where starting the guest waits twice.
     pub(crate) gate: Option<Arc<Barrier>>,
+    /// What the guest is to find; by default what every source's pages hold that nobody writes.
+    pub(crate) truth: Option<GuestRam>,
+    /// How guests are not taken.
+    pub(crate) refuses: Option<Mode>,
     plane: Mutex<Option<Arc<FaultPlane>>>,
     pub(crate) runs: AtomicU64,
     pub(crate) completes: AtomicU64,
@@ -222,6 +296,8 @@ impl DestinationMachine {
             unrunnable: AtomicBool::new(false),
             start_takes: Duration::ZERO,
             gate: None,
+            truth: None,
+            refuses: None,
             plane: Mutex::default(),
             runs: AtomicU64::new(0),
             completes: AtomicU64::new(0),
@@ -248,21 +324,22 @@ impl DestinationMachine {
         }
     }
 
-    fn start_thread(&self, plane: &Arc<FaultPlane>, number: u64) {
-        let (ram, plane) = (self.ram.clone(), plane.clone());
+    fn start_thread(&self, number: u64) {
+        let (ram, plane, truth) = (self.ram.clone(), self.plane(), self.truth.clone());
         let (touched, wrong) = (self.touched.clone(), self.wrong.clone());
         let end = ram.layout().total_pages().min(self.touch_below);
         let (step, asking) = (self.threads, self.touch == Touch::Asking || number % 2 == 1);
         let body = move || {
             let interrupt = Interrupt::new();
             for page in (number..end).step_by(step as usize) {
-                if asking
-                    && plane.resolve(PageIndex(page), FaultCause::Vcpu, &interrupt)
-                        != Waited::Present
-                {
+                let resolve = |plane: &Arc<FaultPlane>| {
+                    plane.resolve(PageIndex(page), FaultCause::Vcpu, &interrupt)
+                };
+                if asking && plane.as_ref().map_or(Waited::Present, resolve) != Waited::Present {
                     return;
                 }
-                if read(&ram, page) != content(page) {
+                let expected = truth.as_ref().map_or_else(|| content(page), |ram| read(ram, page));
+                if read(&ram, page) != expected {
                     wrong.lock().unwrap().push(page);
                 }
                 touched.fetch_add(1, Ordering::SeqCst);
@@ -273,12 +350,20 @@ impl DestinationMachine {
 }
 
 impl DestinationVm for DestinationMachine {
-    fn prepare(&self, machine: &MachineDescription) -> Result<Arc<FaultPlane>, String> {
+    fn admit(&self, machine: &MachineDescription, mode: Mode) -> Result<GuestRam, String> {
         let ours = describe(self.ram.layout(), self.harts);
         if let Some(difference) = ours.difference(machine) {
             return Err(difference);
         }
-        let plane = FaultPlane::for_ram(&self.ram).map_err(|error| error.to_string())?;
+        if self.refuses == Some(mode) {
+            return Err("guests do not come in like this here".into());
+        }
+        Ok(self.ram.clone())
+    }
+
+    fn begin_page_service(&self, placed: &PageBitmap) -> Result<Arc<FaultPlane>, String> {
+        let plane = FaultPlane::for_ram_keeping(&self.ram, placed, Placement::default())
+            .map_err(|error| error.to_string())?;
         *self.plane.lock().unwrap() = Some(plane.clone());
         Ok(plane)
     }
@@ -301,8 +386,7 @@ impl DestinationVm for DestinationMachine {
         }
         self.ledger.step(Who::Nobody, Who::Destination, "run");
         self.runs.fetch_add(1, Ordering::SeqCst);
-        let plane = self.plane().ok_or("no memory")?;
-        (0..self.threads).for_each(|number| self.start_thread(&plane, number));
+        (0..self.threads).for_each(|number| self.start_thread(number));
         Ok(())
     }
 
@@ -315,6 +399,7 @@ impl DestinationVm for DestinationMachine {
         if let Some(plane) = self.plane.lock().unwrap().take() {
             plane.close();
         }
+        self.ram.clear().unwrap();
     }
 
     fn phase_changed(&self, phase: &str) {

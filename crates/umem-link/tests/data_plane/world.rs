@@ -1,6 +1,6 @@
 //! Both ends in one process, joined by real sockets.
 
-use crate::vms::{DestinationMachine, Ledger, SourceMachine, Who, content, read};
+use crate::vms::{DestinationMachine, Ledger, SourceMachine, Who, read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -110,11 +110,12 @@ impl World {
         assert_eq!(there.digest, here.digest);
         for pages in [there.pages, here.pages] {
             assert_eq!((pages.total, pages.remaining), (self.pages, 0));
-            assert_eq!(pages.demand + pages.prefault + pages.background, self.pages, "{pages:?}");
+            let moved = pages.demand + pages.prefault + pages.background + pages.precopy;
+            assert_eq!(moved, self.pages, "{pages:?}");
         }
         assert_eq!(*self.vm.wrong.lock().unwrap(), [0u64; 0]);
         for page in 0..self.pages {
-            assert!(read(&self.vm.ram, page) == content(page), "page {page}");
+            assert!(read(&self.vm.ram, page) == read(&source.vm.ram, page), "page {page}");
         }
         assert_eq!(self.vm.completes.load(Ordering::SeqCst), 1);
         assert_eq!(source.vm.released.load(Ordering::SeqCst), 1);

@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use umem_link::{DestinationOptions, SourceOptions};
+use umem_link::{DestinationOptions, Mode, SourceOptions};
 
 const PAGES: u64 = 96;
 
@@ -26,12 +26,11 @@ fn nobody_listening_is_told_and_the_guest_goes_on() {
 }
 
 #[test]
-fn a_destination_without_postcopy_says_so() {
+fn a_destination_that_does_not_take_this_mode_says_so() {
     for way in [tcp(), unix(), fd()] {
-        let no = DestinationOptions { postcopy: false, ..options() };
-        let world = World::with(way, PAGES, 1, no, |_| ());
+        let world = World::with(way, PAGES, 1, options(), |vm| vm.refuses = Some(Mode::POSTCOPY));
         let why = world.source(SourceOptions::default()).failed();
-        assert!(why.contains("-postcopy"), "{why}");
+        assert!(why.contains("do not come in like this"), "{why}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! When the background may send: switched on and off, held to a bandwidth.
+//! When threads that send pages may do so: switched on and off, held to a bandwidth.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,21 +9,23 @@ const BURST: Duration = Duration::from_millis(10);
 struct State {
     on: bool,
     over: bool,
+    /// No limit, whatever the bandwidth.
+    free: bool,
     /// Bytes a second of all lanes together; 0 is no limit.
     bandwidth: u64,
     /// When what was sent so far is paid for.
     paid_until: Instant,
 }
 
-/// Shared by all background threads of a source; they wait here.
-pub(super) struct Background {
+/// Shared by all threads of a source that send what nobody waits for; they wait here.
+pub(super) struct Pacer {
     state: Mutex<State>,
     changed: Condvar,
 }
 
-impl Background {
+impl Pacer {
     pub(super) fn new(on: bool, bandwidth: u64) -> Self {
-        let state = State { on, over: false, bandwidth, paid_until: Instant::now() };
+        let state = State { on, over: false, free: false, bandwidth, paid_until: Instant::now() };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -54,6 +56,14 @@ impl Background {
         });
     }
 
+    /// Lifts the limit while there is haste, without forgetting it.
+    pub(super) fn hurry(&self, haste: bool) {
+        self.change(|state| {
+            state.free = haste;
+            state.paid_until = Instant::now();
+        });
+    }
+
     /// Ends it for good.
     pub(super) fn end(&self) {
         self.change(|state| state.over = true);
@@ -75,7 +85,7 @@ impl Background {
             }
             if !state.on {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            } else if state.bandwidth > 0 && state.paid_until > now {
+            } else if !state.free && state.bandwidth > 0 && state.paid_until > now {
                 let wait = state.paid_until - now;
                 let waited = self.changed.wait_timeout(state, wait);
                 state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -92,10 +102,10 @@ mod tests {
 
     #[test]
     fn a_limited_background_takes_at_least_its_time() {
-        let background = Background::new(true, 1_000_000);
+        let pacer = Pacer::new(true, 1_000_000);
         let started = Instant::now();
         for _ in 0..20 {
-            assert!(background.pass(10_000));
+            assert!(pacer.pass(10_000));
         }
         // 200,000 bytes at a million a second, less what unused time may make up for.
         assert!(started.elapsed() >= Duration::from_millis(200) - 2 * BURST);
@@ -103,19 +113,30 @@ mod tests {
 
     #[test]
     fn whoever_waits_for_bandwidth_or_for_the_switch_is_let_go() {
-        for background in [Background::new(true, 1), Background::new(false, 0)] {
+        for pacer in [Pacer::new(true, 1), Pacer::new(false, 0)] {
             std::thread::scope(|scope| {
-                let waiter = scope.spawn(|| background.pass(1_000_000));
-                background.limit(0);
-                background.switch(true);
+                let waiter = scope.spawn(|| pacer.pass(1_000_000));
+                pacer.limit(0);
+                pacer.switch(true);
                 assert!(waiter.join().unwrap());
                 let waiter = scope.spawn(|| {
-                    background.switch(false);
-                    background.pass(1)
+                    pacer.switch(false);
+                    pacer.pass(1)
                 });
-                background.end();
+                pacer.end();
                 assert!(!waiter.join().unwrap());
             });
         }
+    }
+
+    #[test]
+    fn haste_lets_go_whoever_waits_for_bandwidth() {
+        let pacer = Pacer::new(true, 1);
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| pacer.pass(1_000_000));
+            pacer.hurry(true);
+            assert!(waiter.join().unwrap());
+            assert!(pacer.pass(1_000_000));
+        });
     }
 }

@@ -1,0 +1,189 @@
+//! A round of precopy, as one bulk connection sends its share of it.
+
+use super::live::Live;
+use super::pacer::Pacer;
+use crate::channel::write_all_vectored;
+use crate::lane::{CHUNK_PAGES, CreditWindow, Departures, LaneError, kind_of};
+use std::io::{IoSlice, Write};
+use std::ops::Range;
+use std::sync::Arc;
+use umem_memory::{PageIndex, PageRange, PageSize};
+use umem_migrate::Tally;
+use umem_wire::{Cause, PageKind, PagesBuilder, RunFrame, encode_round_end};
+
+/// What one connection has sent of a round.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Share {
+    pub(super) pages: u64,
+    pub(super) bytes: u64,
+}
+
+/// Sends pages of a guest that runs: each chunk is copied out first, and what is said of its pages is
+/// said of the copy.
+pub(super) struct RoundSender {
+    live: Arc<Live>,
+    departures: Arc<Departures>,
+    /// A page that cannot be read stays pending for postcopy; else it ends the migration.
+    unreadable_stay: bool,
+    copy: Vec<u8>,
+}
+
+impl RoundSender {
+    pub(super) fn new(live: Arc<Live>, departures: Arc<Departures>, unreadable_stay: bool) -> Self {
+        let page = live.ram().layout().page_size();
+        let copy = vec![0; page.len() * CHUNK_PAGES as usize];
+        Self { live, departures, unreadable_stay, copy }
+    }
+
+    fn page_size(&self) -> PageSize {
+        self.live.ram().layout().page_size()
+    }
+
+    /// Sends pending pages until there are none, or the round is cut short, and then its end. `first`:
+    /// what the guest never touched is told of at once, before a look at memory.
+    pub(super) fn send(
+        &mut self,
+        round: u32,
+        first: bool,
+        writer: &mut dyn Write,
+        credit: &mut CreditWindow,
+        pacer: &Pacer,
+    ) -> Result<Share, LaneError> {
+        let mut share = Share::default();
+        if first {
+            self.send_holes(writer, credit, &mut share)?;
+        }
+        let mut sent = 0;
+        while pacer.pass(sent) {
+            let Some(range) = self.live.next(CHUNK_PAGES) else { break };
+            sent = self.send_chunk(range, writer, credit)?;
+            share.pages += range.count;
+            share.bytes += sent;
+        }
+        let end = encode_round_end(round);
+        credit.take(end.len() as u64)?;
+        writer.write_all(&end)?;
+        Ok(share)
+    }
+
+    fn send_chunk(
+        &mut self,
+        range: PageRange,
+        writer: &mut dyn Write,
+        credit: &mut CreditWindow,
+    ) -> Result<u64, LaneError> {
+        if self.live.ram().is_readable(range) {
+            return self.send_readable(range, writer, credit);
+        }
+        let mut bytes = 0;
+        for page in range.pages() {
+            if self.live.ram().is_readable(PageRange::one(page)) {
+                bytes += self.send_readable(PageRange::one(page), writer, credit)?;
+            } else if self.unreadable_stay {
+                self.live.give_back(page);
+            } else {
+                return Err(LaneError::Unreadable { page: page.0 });
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn send_readable(
+        &mut self,
+        range: PageRange,
+        writer: &mut dyn Write,
+        credit: &mut CreditWindow,
+    ) -> Result<u64, LaneError> {
+        let page_bytes = self.page_size().len();
+        let copy = self.copy.get_mut(..page_bytes * range.count as usize).unwrap_or_default();
+        self.live.ram().copy_pages(range, copy)?;
+        let mut frame = PagesBuilder::new(range.start.0, Cause::Precopy, page_bytes);
+        let mut tally = Tally::default();
+        let mut contents = Vec::with_capacity(range.count as usize);
+        for (page, content) in range.pages().zip(copy.chunks_exact(page_bytes)) {
+            let kind = kind_of(page, content);
+            frame.push(kind);
+            count(&mut tally, &self.live, page, kind);
+            if matches!(kind, PageKind::Content(_)) {
+                contents.push(content);
+            }
+        }
+        let fills = range.count - contents.len() as u64;
+        self.departures.count(Cause::Precopy, range.count, fills);
+        self.departures.merge(tally);
+        let head = frame.head();
+        let bytes = (head.len() + contents.len() * page_bytes) as u64;
+        credit.take(bytes)?;
+        let mut slices = vec![IoSlice::new(&head)];
+        slices.extend(contents.iter().map(|content| IoSlice::new(content)));
+        write_all_vectored(writer, &mut slices)?;
+        Ok(bytes)
+    }
+
+    /// Tells of all that the guest never touched. What it touches meanwhile is in the dirty log.
+    fn send_holes(
+        &self,
+        writer: &mut dyn Write,
+        credit: &mut CreditWindow,
+        share: &mut Share,
+    ) -> Result<(), LaneError> {
+        for block in self.live.ram().layout().blocks() {
+            let populated = match self.live.ram().populated(block.range()) {
+                Ok(populated) => populated,
+                Err(error) => {
+                    log::warn!("cannot tell which memory the guest used ({error}); looking at all");
+                    return Ok(());
+                }
+            };
+            let mut at = block.first_page.0;
+            let end = at + block.pages;
+            let ends = populated.iter().map(|range| (range.start.0, range.start.0 + range.count));
+            for (used_from, used_to) in ends.chain([(end, end)]) {
+                self.send_hole(at..used_from, writer, credit, share)?;
+                at = used_to;
+            }
+        }
+        Ok(())
+    }
+
+    /// Exactly the pages that are pending still, as runs: each copy counts at the other end.
+    fn send_hole(
+        &self,
+        pages: Range<u64>,
+        writer: &mut dyn Write,
+        credit: &mut CreditWindow,
+        share: &mut Share,
+    ) -> Result<(), LaneError> {
+        let mut at = pages.start;
+        while at < pages.end {
+            let claimed = |page: &u64| self.live.claim(PageIndex(*page));
+            let count_here = (at..pages.end).take_while(claimed).count() as u64;
+            if count_here == 0 {
+                at += 1;
+                continue;
+            }
+            let mut tally = Tally::default();
+            for page in at..at + count_here {
+                count(&mut tally, &self.live, PageIndex(page), PageKind::Fill(0));
+            }
+            self.departures.count(Cause::Precopy, count_here, count_here);
+            self.departures.merge(tally);
+            let run = RunFrame { start: at, count: count_here, byte: 0, cause: Cause::Precopy };
+            let frame = run.encode();
+            credit.take(frame.len() as u64)?;
+            writer.write_all(&frame)?;
+            share.pages += count_here;
+            share.bytes += frame.len() as u64;
+            at += count_here;
+        }
+        Ok(())
+    }
+}
+
+fn count(tally: &mut Tally, live: &Live, page: PageIndex, kind: PageKind) {
+    if live.is_first(page) {
+        tally.add(page.0, kind);
+    } else {
+        tally.again(page.0, kind);
+    }
+}

@@ -1,0 +1,128 @@
+//! The threads of the bulk connections: each sends its share of rounds, then of the background.
+
+use super::live::Live;
+use super::round::RoundSender;
+use super::{Event, Shared};
+use crate::channel::Channel;
+use crate::lane::{CreditWindow, LaneError, PageSender};
+use crate::lanes::give_way;
+use crossbeam_channel::{Receiver, Sender};
+use std::io::{self, Write};
+use std::sync::Arc;
+
+/// What a thread is to do next.
+enum Order {
+    Round(u32),
+    Serve(Box<PageSender>),
+}
+
+/// All of them. Dropping it lets them end, when what they are at is done.
+#[derive(Default)]
+pub(super) struct Workers {
+    orders: Vec<Sender<Order>>,
+}
+
+/// One of them.
+struct Worker {
+    shared: Arc<Shared>,
+    writer: Box<dyn Write + Send>,
+    credit: CreditWindow,
+    /// The one that tells of untouched memory.
+    first: bool,
+    events: Sender<Event>,
+    rounds: Option<RoundSender>,
+}
+
+impl Workers {
+    /// One thread for each connection, with so many bytes under way at most.
+    pub(super) fn start(
+        shared: &Arc<Shared>,
+        live: Option<&Arc<Live>>,
+        lanes: Vec<Channel>,
+        window: u64,
+        events: &Sender<Event>,
+    ) -> io::Result<Self> {
+        let mut workers = Self::default();
+        for (number, lane) in lanes.into_iter().enumerate() {
+            let (orders, inbox) = crossbeam_channel::unbounded();
+            let stay = shared.strategy.mode().postcopy;
+            let rounds =
+                live.map(|live| RoundSender::new(live.clone(), shared.departures.clone(), stay));
+            let worker = Worker {
+                shared: shared.clone(),
+                writer: lane.writer,
+                credit: CreditWindow::new(lane.reader, window),
+                first: number == 0,
+                events: events.clone(),
+                rounds,
+            };
+            shared.lanes.spawn("bulk-out", move || worker.run(&inbox))?;
+            workers.orders.push(orders);
+        }
+        Ok(workers)
+    }
+
+    /// Number of threads.
+    pub(super) fn count(&self) -> usize {
+        self.orders.len()
+    }
+
+    /// Has all send their share of a round; each reports [`Event::Share`].
+    pub(super) fn round(&self, round: u32) {
+        for orders in &self.orders {
+            // One that has ended has said why.
+            let _ = orders.send(Order::Round(round));
+        }
+    }
+
+    /// Has all send what nobody asks for, from now on.
+    pub(super) fn serve(&self, sender: &PageSender) {
+        for orders in &self.orders {
+            let _ = orders.send(Order::Serve(Box::new(sender.clone())));
+        }
+    }
+}
+
+impl Worker {
+    fn run(mut self, inbox: &Receiver<Order>) {
+        if let Err(error) = self.obey(inbox) {
+            let _ = self.events.send(Event::LaneLost(format!("bulk connection: {error}")));
+        }
+    }
+
+    fn obey(&mut self, inbox: &Receiver<Order>) -> Result<(), LaneError> {
+        while let Ok(order) = inbox.recv() {
+            match order {
+                Order::Round(round) => self.round(round)?,
+                Order::Serve(sender) => self.serve(&sender)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn round(&mut self, round: u32) -> Result<(), LaneError> {
+        let Some(rounds) = &mut self.rounds else { return Ok(()) };
+        let first = self.first && round == 1;
+        let pacer = &self.shared.rounds;
+        let share = match rounds.send(round, first, &mut *self.writer, &mut self.credit, pacer) {
+            Ok(share) => Ok(share),
+            // No fault of the connection.
+            Err(error @ (LaneError::Unreadable { .. } | LaneError::Ram(_))) => {
+                Err(error.to_string())
+            }
+            Err(error) => return Err(error),
+        };
+        let _ = self.events.send(Event::Share(round, share));
+        Ok(())
+    }
+
+    fn serve(&mut self, sender: &PageSender) -> Result<(), LaneError> {
+        give_way();
+        let background = &self.shared.background;
+        let (writer, credit) = (&mut *self.writer, &mut self.credit);
+        if self.first && background.pass(0) {
+            sender.send_holes(writer, credit)?;
+        }
+        sender.serve_background(writer, credit, &mut |sent| background.pass(sent))
+    }
+}
