@@ -61,4 +61,24 @@ mod tests {
         left.add(7, kind(7));
         assert_ne!(left.digest, forward.digest);
     }
+
+    #[test]
+    fn every_copy_and_every_discard_counts_whatever_part_they_are_merged_from() {
+        let (mut whole, mut copies, mut discards) =
+            (Tally::default(), Tally::default(), Tally::default());
+        for tally in [&mut whole, &mut copies] {
+            tally.add(4, PageKind::Content(1));
+            tally.again(4, PageKind::Content(2));
+            tally.add(5, PageKind::Fill(0));
+        }
+        let without = whole.digest;
+        whole.discard(4);
+        discards.discard(4);
+        assert_eq!(whole.pages, 1);
+        discards.merge(copies);
+        assert_eq!(discards, whole);
+        whole.add(4, PageKind::Content(2));
+        assert_eq!(whole.pages, 2);
+        assert_ne!(whole.digest, without);
+    }
 }

@@ -131,24 +131,32 @@ pub struct History {
 }
 
 impl History {
+    /// What tells the send rate: bytes, and the nanoseconds that they took.
+    fn rate(&self) -> (u128, u128) {
+        let (bytes, time) = self.telling.unwrap_or((self.all_bytes, self.all_time));
+        (u128::from(bytes), time.as_nanos().max(1))
+    }
+
     /// Bytes a second; 0 while nothing was sent.
     #[must_use]
     pub fn send_rate(&self) -> u64 {
-        let (bytes, time) = self.telling.unwrap_or((self.all_bytes, self.all_time));
-        let nanoseconds = time.as_nanos().max(1);
-        u64::try_from(u128::from(bytes) * 1_000_000_000 / nanoseconds).unwrap_or(u64::MAX)
+        let (bytes, nanoseconds) = self.rate();
+        u64::try_from(bytes * 1_000_000_000 / nanoseconds).unwrap_or(u64::MAX)
     }
 
-    /// Time that these pages take; [`Duration::MAX`] when there is no rate to tell it from.
+    /// Time that these pages take, rounded up to nanoseconds; [`Duration::MAX`] when nothing tells it.
     #[must_use]
     pub fn predicted_downtime(&self, pending: u64, page_bytes: u32) -> Duration {
         if pending == 0 {
             return Duration::ZERO;
         }
-        let bytes = u128::from(pending) * u128::from(page_bytes);
-        let nanoseconds = (bytes * 1_000_000_000).checked_div(u128::from(self.send_rate()));
-        let nanoseconds = nanoseconds.and_then(|nanoseconds| u64::try_from(nanoseconds).ok());
-        nanoseconds.map_or(Duration::MAX, Duration::from_nanos)
+        let (bytes, nanoseconds) = self.rate();
+        if bytes == 0 {
+            return Duration::MAX;
+        }
+        let work = u128::from(pending) * u128::from(page_bytes);
+        let predicted = work.saturating_mul(nanoseconds).div_ceil(bytes);
+        u64::try_from(predicted).map_or(Duration::MAX, Duration::from_nanos)
     }
 
     /// Takes a round into account and decides what follows it.
@@ -194,3 +202,6 @@ impl History {
         (std::mem::replace(&mut self.throttle, throttle) != throttle).then_some(throttle)
     }
 }
+
+#[cfg(test)]
+mod tests;

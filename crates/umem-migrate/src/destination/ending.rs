@@ -13,9 +13,10 @@ impl Destination {
             Ok(()) => {
                 self.state = DestinationState::Running;
                 self.act(DestinationAction::Send(ToSource::Running));
-                if !self.page_service {
-                    // All pages were placed, and agreed on, before the handover.
-                    self.all_pages(self.placed.digest);
+                // Without page service all pages were placed, and agreed on, before the handover.
+                let placed = (!self.page_service).then_some(self.placed.digest);
+                if let Some(digest) = placed.or(self.all_early.take()) {
+                    self.all_pages(digest);
                 }
                 Ownership::Running
             }
@@ -40,6 +41,8 @@ impl Destination {
                 self.act(DestinationAction::PagesComplete);
                 self.act(DestinationAction::Send(ToSource::Complete { digest }));
             }
+            // Rounds have left nothing to fetch, or what was left came fast.
+            DestinationState::Starting => self.all_early = Some(digest),
             DestinationState::Stranded => self.act(DestinationAction::PagesComplete),
             _ => {}
         }

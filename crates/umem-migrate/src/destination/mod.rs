@@ -82,7 +82,8 @@ pub enum DestinationEvent {
     Loaded(Result<(), String>),
     /// Result of [`DestinationAction::Run`].
     Started(Result<(), String>),
-    /// All pages are here.
+    /// All pages are here: with page service, at [`DestinationAction::Run`] when none is missing, or
+    /// when the last one has come.
     AllPages {
         /// Over all of them.
         digest: u128,
@@ -153,6 +154,8 @@ pub struct Destination {
     /// Device state as far as it has come; it stays, empty, while it is loaded.
     package: Option<Package>,
     inquirers: u32,
+    /// The digest over all pages, if all are here before the guest runs.
+    all_early: Option<u128>,
     /// Why the connection is lost, while the guest is being started.
     lost: Option<String>,
     verified: bool,
@@ -175,6 +178,7 @@ impl Destination {
             page_service: false,
             package: None,
             inquirers: 0,
+            all_early: None,
             lost: None,
             verified: false,
             credit_bytes,
