@@ -83,7 +83,8 @@ pub(super) struct Progress {
     pub(super) at_hand: Option<RoundAtHand>,
     /// The newest round that is placed, until the dirty log after it is collected.
     placed: Option<(RoundReport, Duration)>,
-    pending: u64,
+    /// As last collected.
+    pending: Option<u64>,
     dirty_pages_rate: u64,
     told: bool,
     /// Whether the dirty log is on and pages can be pending.
@@ -100,7 +101,7 @@ impl Progress {
             passes: 0,
             at_hand: None,
             placed: None,
-            pending: 0,
+            pending: None,
             dirty_pages_rate: 0,
             told: false,
             tracking: false,
@@ -114,10 +115,9 @@ impl Source {
     #[must_use]
     pub fn rounds(&self) -> Option<RoundsView> {
         let progress = self.progress.as_ref()?;
-        let expected_downtime = match progress.passes {
-            0 => Duration::MAX,
-            _ => progress.history.predicted_downtime(progress.pending, self.page_bytes),
-        };
+        let expected_downtime = progress.pending.map_or(Duration::MAX, |pending| {
+            progress.history.predicted_downtime(pending, self.page_bytes)
+        });
         Some(RoundsView {
             passes: progress.passes,
             dirty_pages_rate: progress.dirty_pages_rate,
@@ -260,20 +260,19 @@ impl Source {
             _ => return,
         };
         if let Some(progress) = &mut self.progress {
-            progress.pending = pending;
+            progress.pending = Some(pending);
         }
         match self.state {
             SourceState::Preparing => self.send_state(now),
-            _ => self.decide(now),
+            _ => self.decide(now, pending),
         }
     }
 
-    fn decide(&mut self, now: Now) {
+    fn decide(&mut self, now: Now, pending: u64) {
         let page_bytes = self.page_bytes;
         let Some(progress) = &mut self.progress else { return };
         let Some((report, took)) = progress.placed.take() else { return };
         let RoundReport { round, pages, bytes, .. } = report;
-        let pending = progress.pending;
         let nanoseconds = took.as_nanos().max(1);
         progress.dirty_pages_rate =
             u64::try_from(u128::from(pending) * 1_000_000_000 / nanoseconds).unwrap_or(u64::MAX);

@@ -113,14 +113,16 @@ impl World {
     }
 
     fn take_out(&mut self, start: u64, bits: &[u8]) {
+        if self.script.refuse_discard {
+            return self.tell_destination(DestinationEvent::Discarded(Err("refused".into())));
+        }
         let count = bits.len() as u64 * 8;
         let set = (0..count).filter(|at| bits[(at / 8) as usize] >> (at % 8) & 1 == 1);
         for page in set.map(|at| start + at) {
             assert!(self.there.pages[page as usize].take().is_some(), "{page} was never here");
             self.there.tally.discard(page);
         }
-        let discarded = if self.script.refuse_discard { Err("refused".into()) } else { Ok(()) };
-        self.tell_destination(DestinationEvent::Discarded(discarded));
+        self.tell_destination(DestinationEvent::Discarded(Ok(())));
     }
 
     /// A page after the switch: installed if it is missing.
