@@ -86,7 +86,7 @@ fn a_link_cut_on_the_way_back_leaves_one_owner() {
 #[test]
 fn a_link_cut_while_the_guest_is_being_started_is_settled_by_asking() {
     let world = world(Duration::from_millis(100));
-    let rules = Rules { cut_back: Some(3 * 24 + 12 + 8), deaf: true, ..Rules::default() };
+    let rules = Rules { cut_back: Some(3 * 24 + 12 + 8 + 8), deaf: true, ..Rules::default() };
     let proxy = Proxy::start(world.port(), rules);
     let source = Source::start(proxy.endpoint(), world.source_vm(), SourceOptions::default());
     wait_for("a question", || proxy.inquiries() > 1);
