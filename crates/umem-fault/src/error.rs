@@ -55,6 +55,23 @@ pub enum FaultError {
         /// What the kernel said.
         error: io::Error,
     },
+    /// A page cannot be taken away while it is put in place.
+    #[error("{page} is being installed and cannot be taken away")]
+    Busy {
+        /// The page.
+        page: PageIndex,
+    },
+    /// Pages of another process.
+    #[error("memory of another process cannot be taken away from it")]
+    Foreign,
+    /// A bitmap of another RAM.
+    #[error("a bitmap of {given} pages for RAM of {pages}; make one of {pages}")]
+    Bitmap {
+        /// Pages of RAM.
+        pages: u64,
+        /// Pages of the bitmap.
+        given: u64,
+    },
     /// Pages have not arrived yet.
     #[error("{0} pages have not arrived")]
     Missing(u64),

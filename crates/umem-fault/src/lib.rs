@@ -3,6 +3,7 @@
 mod error;
 mod install;
 mod interrupt;
+mod kept;
 mod outstanding;
 mod parking;
 mod placement;
@@ -23,7 +24,7 @@ pub use interrupt::Interrupt;
 pub use placement::Placement;
 pub use plane::{Content, FaultPlane, Installed, PageRequester};
 pub use regions::ForeignRegion;
-pub use state::{Arrival, Claim, PageCounts, PageState, Waited};
+pub use state::{Arrival, Claim, PageCounts, PageState, Waited, Withdrawal};
 pub use stats::{FaultCause, FaultStats};
 pub use table::PageTable;
 pub use writes::MappingWrites;

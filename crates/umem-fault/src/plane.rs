@@ -14,7 +14,7 @@ use rustix::fd::OwnedFd;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
-use umem_memory::{GuestRam, PageIndex, PageRange, PageSize};
+use umem_memory::{GuestRam, PageBitmap, PageIndex, PageRange, PageSize};
 
 /// Takes requests for pages to where they come from. Must not block: it is called on the threads
 /// of vCPUs and on the one that reads faults.
@@ -48,6 +48,8 @@ pub struct FaultPlane {
     pub(crate) table: PageTable,
     pub(crate) regions: Regions,
     pub(crate) place: Place,
+    /// The memory, where it is this process's own.
+    pub(crate) ram: Option<GuestRam>,
     /// Gone once the plane is closed or released.
     pub(crate) uffd: RwLock<Option<Arc<Userfaultfd>>>,
     pub(crate) outstanding: Outstanding,
@@ -88,20 +90,8 @@ impl FaultPlane {
         uffd: Userfaultfd,
         placement: Placement,
     ) -> Result<Arc<Self>, FaultError> {
-        let regions = Regions::of_ram(ram).map_err(FaultError::Regions)?;
-        let place = Place::new(placement, ram, uffd.features())?;
-        for (start, bytes) in regions.spans() {
-            let failed =
-                |error: rustix::io::Errno| FaultError::Register { bytes, error: error.into() };
-            let registered = match place {
-                Place::Copy => uffd.register(start, bytes),
-                Place::Cache { .. } => uffd.register_minor(start, bytes),
-            };
-            registered.map_err(failed)?;
-        }
-        // Emptied once it is watched, so that nothing can come back unseen in between.
-        ram.clear()?;
-        Ok(Self::new(uffd, regions, place))
+        let none = PageBitmap::new(ram.layout().total_pages());
+        Self::for_ram_keeping_with(ram, uffd, &none, placement)
     }
 
     /// Takes over memory of another process, which made the userfaultfd and registered the
@@ -116,20 +106,34 @@ impl FaultPlane {
         page: PageSize,
     ) -> Result<Arc<Self>, FaultError> {
         let regions = Regions::new(regions, page).map_err(FaultError::Regions)?;
-        Ok(Self::new(Userfaultfd::from_received(fd, features), regions, Place::Copy))
+        let table = PageTable::new(regions.total_pages());
+        Ok(Arc::new(Self::new(
+            Userfaultfd::from_received(fd, features),
+            regions,
+            table,
+            Place::Copy,
+            None,
+        )))
     }
 
-    fn new(uffd: Userfaultfd, regions: Regions, place: Place) -> Arc<Self> {
-        Arc::new(Self {
-            table: PageTable::new(regions.total_pages()),
+    pub(crate) fn new(
+        uffd: Userfaultfd,
+        regions: Regions,
+        table: PageTable,
+        place: Place,
+        ram: Option<GuestRam>,
+    ) -> Self {
+        Self {
+            table,
             regions,
             place,
+            ram,
             uffd: RwLock::new(Some(Arc::new(uffd))),
             outstanding: Outstanding::default(),
             recorder: Recorder::new(),
             requester: RwLock::new(None),
             reader: Mutex::new(None),
-        })
+        }
     }
 
     /// Says where pages are asked for. What was asked for before, of nobody or of another, is

@@ -58,6 +58,17 @@ pub enum Arrival {
     Poisoned,
 }
 
+/// Whether a page can be taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withdrawal {
+    /// It was not there.
+    Absent,
+    /// It was there; the caller takes it away.
+    Begun,
+    /// Another is putting it in place or taking it away.
+    Busy,
+}
+
 /// How waiting for a page ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Waited {

@@ -2,10 +2,10 @@
 
 use crate::interrupt::Interrupt;
 use crate::parking::{Left, Parking};
-use crate::state::{Arrival, Claim, PageCounts, PageState, Waited};
+use crate::state::{Arrival, Claim, PageCounts, PageState, Waited, Withdrawal};
 use crate::sync::{AtomicI64, AtomicU64, Ordering};
 use std::sync::Arc;
-use umem_memory::PageIndex;
+use umem_memory::{PageBitmap, PageIndex};
 
 /// Bits a page: the state, and whether somebody waits.
 const BITS: u64 = 4;
@@ -35,6 +35,25 @@ impl PageTable {
             requested: AtomicI64::new(0),
             parking: Arc::new(Parking::new()),
         }
+    }
+
+    /// A table in which the pages whose bit is set are present, and all others missing.
+    #[must_use]
+    pub fn with_present(present: &PageBitmap) -> Self {
+        let mut table = Self::new(present.pages());
+        let mut count = 0;
+        for page in present.runs().flat_map(umem_memory::PageRange::pages) {
+            let word = usize::try_from(page.0 / PAGES_A_WORD).ok();
+            if let Some(word) = word.and_then(|index| table.words.get_mut(index)) {
+                let shift = page.0 % PAGES_A_WORD * BITS;
+                *word = AtomicU64::new(
+                    word.load(Ordering::Relaxed) | (PageState::Present as u64) << shift,
+                );
+                count += 1;
+            }
+        }
+        table.present = AtomicI64::new(count);
+        table
     }
 
     /// Number of pages.
@@ -148,6 +167,35 @@ impl PageTable {
     /// was asked for will be answered. Whether it did.
     pub fn discard(&self, page: PageIndex) -> bool {
         self.step(page, &[PageState::Missing], PageState::Discarded, STATE).is_some()
+    }
+
+    /// Takes the right to take a page away that is here, discarded or given up: exactly one gets it,
+    /// and must finish with [`Self::finish_withdraw`]. Until then it counts as being installed.
+    pub fn begin_withdraw(&self, page: PageIndex) -> Withdrawal {
+        let there = [PageState::Present, PageState::Poisoned, PageState::Discarded];
+        loop {
+            match self.state(page) {
+                PageState::Missing | PageState::Requested => return Withdrawal::Absent,
+                PageState::Installing => return Withdrawal::Busy,
+                // One that does not exist passes for poisoned.
+                _ if page.0 >= self.pages => return Withdrawal::Absent,
+                _ => {}
+            }
+            let Some(before) = self.step(page, &there, PageState::Installing, STATE) else {
+                continue;
+            };
+            match PageState::of(before) {
+                PageState::Present => self.present.fetch_sub(1, Ordering::AcqRel),
+                PageState::Poisoned => self.poisoned.fetch_sub(1, Ordering::AcqRel),
+                _ => 0,
+            };
+            return Withdrawal::Begun;
+        }
+    }
+
+    /// A page whose withdrawal the caller began is missing, as if it had never come.
+    pub fn finish_withdraw(&self, page: PageIndex) {
+        let _ = self.step(page, &[PageState::Installing], PageState::Missing, STATE);
     }
 
     /// Waits until a page is here or given up. The page must have been claimed: waiting alone

@@ -18,6 +18,7 @@ use umem_memory::{
 
 mod cache;
 mod ends;
+mod kept;
 mod ways;
 
 const PAGE: u64 = PageSize::SMALL.bytes();

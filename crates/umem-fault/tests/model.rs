@@ -21,10 +21,10 @@ mod table;
 
 use interrupt::Interrupt;
 use loom::thread;
-use state::{Arrival, Claim, PageState, Waited};
+use state::{Arrival, Claim, PageState, Waited, Withdrawal};
 use std::sync::Arc;
 use table::PageTable;
-use umem_memory::PageIndex;
+use umem_memory::{PageBitmap, PageIndex, PageRange};
 
 const PAGE: PageIndex = PageIndex(1);
 
@@ -141,5 +141,87 @@ fn neighbours_in_one_word_do_not_disturb_each_other() {
         assert_eq!(table.state(PageIndex(2)), PageState::Missing);
         let counts = table.counts();
         assert_eq!((counts.present, counts.poisoned, counts.missing()), (1, 1, 1));
+    });
+}
+
+/// A table of three pages, of which the middle one is here.
+fn one_present() -> PageTable {
+    let present = PageBitmap::new(3);
+    present.set(PageRange::one(PAGE));
+    PageTable::with_present(&present)
+}
+
+fn withdraw(table: &PageTable) -> bool {
+    let begun = table.begin_withdraw(PAGE) == Withdrawal::Begun;
+    if begun {
+        table.finish_withdraw(PAGE);
+    }
+    begun
+}
+
+#[test]
+fn a_page_is_taken_away_once() {
+    loom::model(|| {
+        let table = Arc::new(one_present());
+        let other = table.clone();
+        let other = thread::spawn(move || withdraw(&other));
+        let here = withdraw(&table);
+        assert!(here != other.join().unwrap(), "exactly one takes it");
+        assert_eq!(table.state(PAGE), PageState::Missing);
+        assert_eq!((table.counts().present, table.counts().missing()), (0, 3));
+    });
+}
+
+#[test]
+fn a_page_is_taken_away_whatever_its_neighbours_do() {
+    loom::model(|| {
+        let table = Arc::new(one_present());
+        let other = table.clone();
+        let other = thread::spawn(move || install(&other, PageIndex(0)));
+        assert!(withdraw(&table));
+        assert!(other.join().unwrap());
+        assert_eq!(table.state(PAGE), PageState::Missing);
+        assert_eq!(table.state(PageIndex(0)), PageState::Present);
+        let counts = table.counts();
+        assert_eq!((counts.present, counts.requested, counts.missing()), (1, 0, 2));
+    });
+}
+
+#[test]
+fn a_page_that_comes_while_it_is_taken_away_is_whole_or_missing() {
+    loom::model(|| {
+        let table = Arc::new(one_present());
+        let lane = table.clone();
+        let lane = thread::spawn(move || install(&lane, PAGE));
+        let withdrawal = table.begin_withdraw(PAGE);
+        if withdrawal == Withdrawal::Begun {
+            table.finish_withdraw(PAGE);
+        }
+        let came_again = lane.join().unwrap();
+        assert_eq!(withdrawal, Withdrawal::Begun, "it was here, so no lane could be at it");
+        let here = table.state(PAGE) == PageState::Present;
+        assert_eq!(here, came_again);
+        assert_eq!(table.counts().present, u64::from(here));
+        assert!(here || table.state(PAGE) == PageState::Missing);
+        if !here {
+            assert_eq!(table.claim(PAGE), Claim::Fetch, "it can be asked for again");
+        }
+    });
+}
+
+#[test]
+fn a_page_that_is_being_installed_is_not_taken_away() {
+    loom::model(|| {
+        let table = Arc::new(PageTable::new(3));
+        let lane = table.clone();
+        let lane = thread::spawn(move || install(&lane, PAGE));
+        let withdrawal = table.begin_withdraw(PAGE);
+        if withdrawal == Withdrawal::Begun {
+            table.finish_withdraw(PAGE);
+        }
+        assert!(lane.join().unwrap());
+        let here = table.state(PAGE) == PageState::Present;
+        assert_eq!(here, withdrawal != Withdrawal::Begun);
+        assert_eq!(table.counts().present, u64::from(here));
     });
 }
