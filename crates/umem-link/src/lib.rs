@@ -1,7 +1,8 @@
 //! The data plane: lanes, sockets and the threads that move pages.
 //!
 //! [`SourceSession`] moves a guest away, [`DestinationListener`] takes one in. What they ask of the
-//! machine above is in [`SourceVm`] and [`DestinationVm`].
+//! machine above is in [`SourceVm`] and [`DestinationVm`]. [`SnapshotSave`] and [`SnapshotLoad`] do the
+//! same with a file between the two.
 
 pub mod channel;
 mod destination;
@@ -10,6 +11,7 @@ mod host;
 mod lane;
 mod lanes;
 mod meter;
+mod snapshot;
 pub mod socket;
 mod source;
 mod status;
@@ -18,6 +20,10 @@ mod wake;
 
 pub use destination::{DestinationListener, DestinationOptions, StartError};
 pub use host::{DestinationVm, LiveRam, SourceVm, StoppedGuest};
+pub use snapshot::{
+    LoadOptions, SaveOptions, SnapshotDestination, SnapshotLoad, SnapshotSave, SnapshotSource,
+    snapshot_path,
+};
 pub use source::{SourceOptions, SourceSession};
 pub use status::{DowntimeParts, End, FaultLatency, MigrationStatus, PageCounts, RoundsStatus};
 pub use umem_migrate::{AutoConverge, Operator, Prefault, Rounds, Strategy, Switch};

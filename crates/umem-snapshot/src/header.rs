@@ -3,7 +3,7 @@
 use crate::error::{Part, SnapshotError};
 use std::path::Path;
 use umem_memory::{PageIndex, PageSize};
-use umem_wire::MAX_STATE_BYTES;
+use umem_wire::{MAX_STATE_BYTES, MachineDescription};
 use xxhash_rust::xxh3::xxh3_128;
 
 /// Bytes of the header.
@@ -66,6 +66,30 @@ impl Geometry {
     pub(crate) fn most_index_bytes(&self) -> u64 {
         self.pages.div_ceil(4).saturating_add(self.pages.saturating_mul(8))
     }
+}
+
+/// A machine from its description, which has as much memory as the pages.
+pub(crate) fn machine(
+    path: &Path,
+    geometry: Geometry,
+    description: &[u8],
+) -> Result<MachineDescription, SnapshotError> {
+    let wrong = |what, value| SnapshotError::Nonsense {
+        path: path.into(),
+        part: Part::Description,
+        what,
+        value,
+    };
+    let machine = MachineDescription::decode(description)
+        .map_err(|error| wrong("the machine cannot be read", error.to_string()))?;
+    let page_bytes = u64::from(machine.page_bytes);
+    if page_bytes != geometry.page.bytes() {
+        return Err(wrong("the size of a page is another", page_bytes.to_string()));
+    }
+    if machine.ram_bytes() != geometry.ram_bytes() {
+        return Err(wrong("memory is of another size", machine.ram_bytes().to_string()));
+    }
+    Ok(machine)
 }
 
 /// The header.

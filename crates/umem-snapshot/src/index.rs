@@ -16,13 +16,15 @@ pub(crate) struct IndexBuilder {
     kinds: Vec<u8>,
     /// Checksum or repeated byte.
     values: Vec<u64>,
+    /// Pages with content, and pages that repeat a byte.
+    counts: (u64, u64),
 }
 
 impl IndexBuilder {
     pub(crate) fn new(pages: u64) -> Self {
         // As many pages as this process has mapped.
         let pages = pages as usize;
-        Self { kinds: vec![0; pages], values: vec![0; pages] }
+        Self { kinds: vec![0; pages], values: vec![0; pages], counts: (0, 0) }
     }
 
     /// Sets what a page holds; whether it had content before.
@@ -39,7 +41,16 @@ impl IndexBuilder {
             return false;
         };
         *values = value;
-        std::mem::replace(kinds, code + 1) == CONTENT + 1
+        let before = std::mem::replace(kinds, code + 1);
+        for (mark, change) in [(before, u64::MAX), (code + 1, 1)] {
+            let count = match mark {
+                0 => continue,
+                mark if mark == CONTENT + 1 => &mut self.counts.0,
+                _ => &mut self.counts.1,
+            };
+            *count = count.wrapping_add(change);
+        }
+        before == CONTENT + 1
     }
 
     /// The first page that was never written.
@@ -49,7 +60,12 @@ impl IndexBuilder {
 
     /// Pages with content.
     pub(crate) fn stored(&self) -> u64 {
-        self.kinds.iter().filter(|kind| **kind == CONTENT + 1).count() as u64
+        self.counts.0
+    }
+
+    /// Pages that repeat a byte.
+    pub(crate) fn fills(&self) -> u64 {
+        self.counts.1
     }
 
     /// The index as it stands in the file, once all pages were written.
@@ -204,6 +220,7 @@ mod tests {
         assert_eq!((builder.unwritten(), builder.stored()), (None, 2));
         assert!(builder.set(PageIndex(1), PageKind::Fill(1)), "it had content before");
         assert!(!builder.set(PageIndex(3), PageKind::Fill(1)));
+        assert_eq!((builder.stored(), builder.fills()), (1, 2));
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! Reading a snapshot: all but the pages at once, each page when it is wanted.
 
 use crate::error::{Part, SnapshotError};
-use crate::header::{Geometry, HEADER_BYTES, Header, Section};
+use crate::header::{self, Geometry, HEADER_BYTES, Header, Section};
 use crate::index::Index;
 use std::fs::File;
 use std::io;
@@ -50,9 +50,15 @@ impl Snapshot {
         let opening = Opening { file: &file, path, bytes: metadata.len() };
         let header = opening.header(limits)?;
         let [description, index, state] = header.sections();
-        let machine = opening.machine(&header, description)?;
-        let index = Index::decode(header.geometry.pages, opening.section(index)?)
-            .map_err(|(what, value)| opening.nonsense(Part::Index, what, value.to_string()))?;
+        let machine = header::machine(path, header.geometry, &opening.section(description)?)?;
+        let index = Index::decode(header.geometry.pages, opening.section(index)?).map_err(
+            |(what, value)| SnapshotError::Nonsense {
+                path: path.into(),
+                part: Part::Index,
+                what,
+                value: value.to_string(),
+            },
+        )?;
         let state = opening.section(state)?;
         let (path, geometry, file_bytes) = (path.into(), header.geometry, header.file_bytes());
         Ok(Self { file, path, geometry, machine, index, state, file_bytes })
@@ -149,10 +155,6 @@ struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    fn nonsense(&self, part: Part, what: &'static str, value: String) -> SnapshotError {
-        SnapshotError::Nonsense { path: self.path.into(), part, what, value }
-    }
-
     fn read(&self, into: &mut [u8], offset: u64) -> Result<(), SnapshotError> {
         self.file.read_exact_at(into, offset).map_err(|source| SnapshotError::Access {
             path: self.path.into(),
@@ -204,23 +206,5 @@ impl Opening<'_> {
             return Err(SnapshotError::Altered { path, part, offset, bytes, got, expected });
         }
         Ok(content)
-    }
-
-    fn machine(
-        &self,
-        header: &Header,
-        section: (Part, u64, Section),
-    ) -> Result<MachineDescription, SnapshotError> {
-        let wrong = |what, value| self.nonsense(Part::Description, what, value);
-        let machine = MachineDescription::decode(&self.section(section)?)
-            .map_err(|error| wrong("the machine cannot be read", error.to_string()))?;
-        let page_bytes = u64::from(machine.page_bytes);
-        if page_bytes != header.geometry.page.bytes() {
-            return Err(wrong("the size of a page is not the header's", page_bytes.to_string()));
-        }
-        if machine.ram_bytes() != header.geometry.ram_bytes() {
-            return Err(wrong("memory is not the header's", machine.ram_bytes().to_string()));
-        }
-        Ok(machine)
     }
 }

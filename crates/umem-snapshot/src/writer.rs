@@ -1,7 +1,7 @@
 //! Writing a snapshot: pages in any order and as often as need be, the rest at the end.
 
 use crate::error::{Part, SnapshotError};
-use crate::header::{Geometry, Header, MAX_DESCRIPTION_BYTES, Section};
+use crate::header::{self, Geometry, Header, MAX_DESCRIPTION_BYTES, Section};
 use crate::index::IndexBuilder;
 use crate::partial::Partial;
 use rustix::fs::FallocateFlags;
@@ -34,7 +34,7 @@ impl SnapshotWriter {
     /// Begins a snapshot of a machine with so many pages.
     ///
     /// # Errors
-    /// When the path is no place for a file, another writer is at it, or the system refuses.
+    /// When the machine has other memory than these pages, the path is no place for a file, another writer is at it, or the system refuses.
     pub fn create(
         path: &Path,
         machine: &MachineDescription,
@@ -51,6 +51,8 @@ impl SnapshotWriter {
             Geometry::new(page, pages).filter(|_| pages > 0).ok_or_else(|| no_pages(page.len()))?;
         let description = machine.encode();
         bounded(path, Part::Description, &description, MAX_DESCRIPTION_BYTES)?;
+        // What cannot be opened again must not be written.
+        header::machine(path, geometry, &description)?;
         let partial = Partial::create(path)?;
         Ok(Self { partial, geometry, description, index: IndexBuilder::new(pages) })
     }
@@ -133,6 +135,12 @@ impl SnapshotWriter {
 
     fn failed(&self, what: &'static str, source: io::Error) -> SnapshotError {
         SnapshotError::System { path: self.partial.path().into(), what, source }
+    }
+
+    /// Pages noted so far that repeat one byte.
+    #[must_use]
+    pub fn fills(&self) -> u64 {
+        self.index.fills()
     }
 
     /// Brings to disk what was written so far, so that less is left for [`Self::finish`].

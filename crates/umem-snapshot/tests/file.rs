@@ -194,6 +194,23 @@ fn two_writers_of_one_file_do_not_meet_and_a_crash_s_remains_are_replaced() {
 }
 
 #[test]
+fn a_description_that_could_not_be_opened_again_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("guest");
+    let mut many = machine(65);
+    many.blocks = vec![Block { bytes: PAGE as u64, ..many.blocks[0].clone() }; 65];
+    for (machine, page, pages) in [
+        (machine(2), PageSize::SMALL, 3),
+        (machine(512), PageSize::HUGE_2M, 1),
+        (many, PageSize::SMALL, 65),
+    ] {
+        let error = SnapshotWriter::create(&path, &machine, page, pages).unwrap_err();
+        assert!(matches!(error, SnapshotError::Nonsense { .. }), "{error}");
+    }
+    assert!(names(folder.path()).is_empty());
+}
+
+#[test]
 fn paths_that_hold_no_file_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let of = |name: &str| folder.path().join(name);

@@ -276,7 +276,7 @@ impl Shared {
 }
 
 /// Nanoseconds as the plane counts, in microseconds as people read them.
-fn latency(stats: &FaultStats) -> FaultLatency {
+pub(crate) fn latency(stats: &FaultStats) -> FaultLatency {
     let us = |nanoseconds: u64| nanoseconds as f64 / 1e3;
     FaultLatency {
         count: stats.count,

@@ -6,10 +6,17 @@ mod pages;
 mod save;
 
 use crate::host::{DestinationVm, SourceVm};
+use std::path::PathBuf;
 use umem_memory::PageIndex;
 
 pub use load::{LoadOptions, SnapshotLoad};
 pub use save::{SaveOptions, SnapshotSave};
+
+/// The path in `file:PATH`; `None` for an address of another kind.
+#[must_use]
+pub fn snapshot_path(uri: &str) -> Option<PathBuf> {
+    uri.strip_prefix("file:").map(PathBuf::from)
+}
 
 /// The machine whose guest is saved: what a migration asks of it until the guest stands still, and one
 /// more thing. Of [`SourceVm`] the calls from [`SourceVm::handover_begun`] on are not made, but

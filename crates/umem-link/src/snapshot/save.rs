@@ -138,8 +138,7 @@ impl SnapshotSave {
         let Shared { progress, meter, layout, path, .. } = &*self.shared;
         let bytes = progress.bytes.load(Ordering::Relaxed);
         let reading = meter.read(bytes);
-        let (total, remaining) =
-            (layout.total_pages(), progress.remaining.load(Ordering::Relaxed));
+        let (total, remaining) = (layout.total_pages(), progress.remaining.load(Ordering::Relaxed));
         let rounds = *progress.rounds.lock().unwrap_or_else(PoisonError::into_inner);
         MigrationStatus {
             end: End::Source,
@@ -327,9 +326,11 @@ impl Work<'_> {
         let mut from = PageIndex(0);
         while let Some(run) = self.pending.next_range(from, CHUNK_PAGES) {
             self.shared.check()?;
-            let end = self.ram.layout().block_of(run.start).map_or(u64::MAX, |block| {
-                block.first_page.0 + block.pages
-            });
+            let end = self
+                .ram
+                .layout()
+                .block_of(run.start)
+                .map_or(u64::MAX, |block| block.first_page.0 + block.pages);
             let range = PageRange::new(run.start, run.count.min(end.saturating_sub(run.start.0)));
             // Before the copy: a write after it sets the bit again.
             self.pending.clear(range);
