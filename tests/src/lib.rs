@@ -5,10 +5,12 @@
 //! measured here decides whether a test passes.
 
 mod lab;
+pub mod matrix;
 mod monitor;
 pub mod moving;
 mod program;
 mod proxy;
+pub mod qmp;
 mod serial;
 mod shell;
 mod vm;
@@ -16,7 +18,7 @@ mod vm;
 pub use lab::{Lab, PATIENCE, until};
 pub use monitor::{Qmp, Text};
 pub use program::{linux, program, test_guest};
-pub use proxy::{Cut, Proxy, Recorded};
+pub use proxy::{Cut, Proxy, Recorded, Role};
 pub use serial::{Beat, Line, Serial};
 pub use shell::Shell;
 pub use vm::{Builder, Vm, field};

@@ -8,6 +8,7 @@ mod layers;
 mod lint;
 mod linux;
 mod paths;
+mod python;
 mod qemu;
 mod run;
 mod test;
@@ -38,6 +39,8 @@ enum Task {
     },
     /// Find or fetch QEMU's riscv64 emulators and say where they are
     Qemu,
+    /// Find or make the Python that has QEMU's QMP client and say where it is
+    QmpClient,
     /// Build the guests: the test guest's image in the repository, and Linux in guest/out
     Guest {
         /// Only check that the image in the repository is what its source gives
@@ -75,6 +78,10 @@ fn perform(task: Task) -> Result<()> {
             for (program, version) in programs.into_iter().zip(qemu::versions(&emulators)?) {
                 println!("{} ({version})", program.display());
             }
+            Ok(())
+        }
+        Task::QmpClient => {
+            println!("{}", python::ensure()?.display());
             Ok(())
         }
         Task::Bench(options) => bench::measure(&options),

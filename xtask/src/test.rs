@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{linux, paths, qemu, run};
+use crate::{linux, paths, python, qemu, run};
 
 /// What was left out, and why; told at the end.
 #[derive(Default)]
@@ -18,8 +18,9 @@ struct Skipped(Vec<String>);
 /// Gets emulators and guests, builds the program, and runs `cargo test --workspace` with `arguments`.
 ///
 /// Tests find things by these variables: `UMEM_BIN` (the program, release build), `UMEM_QEMU_USER`,
-/// `UMEM_QEMU_SYSTEM`, `UMEM_LINUX` (folder with `Image` and `initramfs.cpio`), and `UMEM_SKIP_LOG`: a file
-/// to which a test that cannot run here appends one line `name: why`.
+/// `UMEM_QEMU_SYSTEM`, `UMEM_LINUX` (folder with `Image` and `initramfs.cpio`), `UMEM_QMP_PYTHON` (a Python that
+/// has QEMU's QMP client), and `UMEM_SKIP_LOG`: a file to which a test that cannot run here appends one line
+/// `name: why`.
 pub(crate) fn all(arguments: &[String]) -> Result<()> {
     let mut skipped = Skipped::default();
     let mut variables: Vec<(&str, PathBuf)> = Vec::new();
@@ -33,6 +34,10 @@ pub(crate) fn all(arguments: &[String]) -> Result<()> {
     match linux::build() {
         Ok(()) => variables.push(("UMEM_LINUX", paths::linux_out())),
         Err(error) => skipped.0.push(format!("no Linux guest: {error:#}")),
+    }
+    match python::ensure() {
+        Ok(python) => variables.push(("UMEM_QMP_PYTHON", python)),
+        Err(error) => skipped.0.push(format!("no QMP client of QEMU's: {error:#}")),
     }
     println!("test: cargo build --release -p umem");
     let build = ["build", "--release", "--package", "umem"];
