@@ -3,8 +3,9 @@
 use crate::config::{FaultPath, VmConfig};
 use crate::hardware::Hardware;
 use accel::{PagePresence, Vcpu, VcpuHandle};
-use accel_tcg::{Hart, HartConfig};
+use accel_tcg::{Hart, HartConfig, HartWrites};
 use std::sync::Arc;
+use umem_memory::DirtySource;
 
 pub(crate) use accel_tcg::{ISA, ISA_EXTENSIONS, MMU_TYPE};
 
@@ -21,4 +22,9 @@ pub(crate) fn create(
     };
     let ram = hardware.pages.ram().clone();
     Box::new(Hart::new(HartConfig { id, handle, clock: hardware.clock.clone(), ram, presence }))
+}
+
+/// What all vCPUs write, by their numbers, to RAM of so many pages.
+pub(crate) fn writes(pages: u64, harts: Vec<(u32, VcpuHandle)>) -> Arc<dyn DirtySource> {
+    Arc::new(HartWrites::new(pages, harts))
 }

@@ -38,6 +38,8 @@ pub(crate) enum Activity {
 struct State {
     order: Order,
     activity: Activity,
+    /// Until when the thread is to rest before it enters the guest (see `throttle`).
+    rest: Option<Instant>,
 }
 
 /// The gate of one vCPU thread.
@@ -57,7 +59,7 @@ impl Gate {
     /// A closed gate with the thread at it.
     #[must_use]
     pub(crate) fn new() -> Self {
-        let state = State { order: Order::Stop, activity: Activity::Stopped };
+        let state = State { order: Order::Stop, activity: Activity::Stopped, rest: None };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -71,6 +73,7 @@ impl Gate {
         if state.order != Order::End {
             state.order = order;
         }
+        state.rest = None;
         self.changed.notify_all();
     }
 
@@ -111,10 +114,41 @@ impl Gate {
         true
     }
 
-    /// The thread's side: whether to enter the guest without standing at the gate.
+    /// Has the thread rest until then, when it comes out of the guest. Any order ends it.
+    pub(crate) fn rest_until(&self, until: Instant) {
+        let mut state = self.lock();
+        if state.order == Order::Run {
+            state.rest = Some(until);
+        }
+    }
+
+    /// Ends a rest.
+    pub(crate) fn end_rest(&self) {
+        self.lock().rest = None;
+        self.changed.notify_all();
+    }
+
+    /// Whether the thread rests, or is about to.
+    #[cfg(test)]
+    pub(crate) fn rests(&self) -> bool {
+        self.lock().rest.is_some()
+    }
+
+    /// The thread's side: rests if it is to, and says whether to enter the guest without standing at
+    /// the gate.
     #[must_use]
-    pub(crate) fn is_open(&self) -> bool {
-        self.lock().order == Order::Run
+    pub(crate) fn may_enter(&self) -> bool {
+        let mut state = self.lock();
+        while let Some(until) = state.rest {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                state.rest = None;
+                break;
+            }
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.order == Order::Run
     }
 
     /// The thread's side: stands at the gate until it opens. `false` is the order to end.
@@ -183,6 +217,31 @@ mod tests {
         let gate = Gate::new();
         gate.set_activity(Activity::WaitsFor(PageIndex(7)));
         assert_eq!(gate.await_stopped(Duration::from_millis(5)), Activity::WaitsFor(PageIndex(7)));
+    }
+
+    #[test]
+    fn a_rest_ends_at_once_when_the_thread_is_to_stop() {
+        let far = Instant::now() + Duration::from_secs(3600);
+        for order in [Order::Stop, Order::End] {
+            let gate = Arc::new(Gate::new());
+            gate.order(Order::Run);
+            gate.rest_until(far);
+            let theirs = gate.clone();
+            let thread = std::thread::spawn(move || theirs.may_enter());
+            gate.order(order);
+            assert!(!thread.join().unwrap());
+            gate.rest_until(far);
+            assert!(!gate.may_enter(), "one that is stopped has no rest to take");
+        }
+        let gate = Arc::new(Gate::new());
+        gate.order(Order::Run);
+        gate.rest_until(far);
+        let theirs = gate.clone();
+        let thread = std::thread::spawn(move || theirs.may_enter());
+        gate.end_rest();
+        assert!(thread.join().unwrap());
+        gate.rest_until(Instant::now());
+        assert!(gate.may_enter(), "it is over by itself");
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use crate::config::VmConfig;
 use crate::console::ConsoleBackend;
 use crate::control::{
-    BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateRequest, MigrationCapabilities, MigrationParameters,
-    Owner, VmControl, VmEvent, VmStatus,
+    BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateRequest, MigrationCapabilities,
+    MigrationParameters, Owner, VmControl, VmEvent, VmStatus,
 };
 use crate::driver::{self, Driver};
 use crate::exit::{ExitLatch, ExitReason};

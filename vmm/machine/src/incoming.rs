@@ -10,6 +10,7 @@ use crate::vm::{Vm, chain};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use umem_fault::FaultPlane;
+use umem_fault::uffd::Userfaultfd;
 use umem_link::{
     DestinationListener, DestinationOptions, DestinationVm, Endpoint, MachineDescription, Mode,
 };
@@ -93,8 +94,7 @@ impl Vm {
         let endpoint: Endpoint = uri.parse().map_err(|error| ControlError(format!("{error}")))?;
         let vm = Arc::new(Arriving { driver: self.driver.clone(), shared: self.shared.clone() });
         let layout = self.hardware.pages.ram().layout().clone();
-        let options =
-            DestinationOptions::default();
+        let options = DestinationOptions::default();
         let listener = DestinationListener::start(&endpoint, vm, layout, options)
             .map_err(|error| ControlError(chain(&error)))?;
         self.shared.migration.set_incoming(listener);
@@ -112,9 +112,10 @@ impl Vm {
     pub(crate) fn admit_arrival(
         &mut self,
         machine: &MachineDescription,
-        _mode: Mode,
+        mode: Mode,
     ) -> Result<GuestRam, String> {
         self.require_incoming()?;
+        self.require_mode(mode)?;
         if let Some(difference) = self.description().difference(machine) {
             return Err(difference);
         }
@@ -123,13 +124,35 @@ impl Vm {
         Ok(ram.clone())
     }
 
+    /// Whether guests are taken in that move in this way. One started with `-postcopy` takes no other;
+    /// one that a monitor has allowed it takes both.
+    fn require_mode(&self, mode: Mode) -> Result<(), String> {
+        if !mode.postcopy {
+            return if self.config.postcopy {
+                Err("this VM takes guests by postcopy only (-postcopy): use migrate -p".to_owned())
+            } else {
+                Ok(())
+            };
+        }
+        if !self.config.postcopy && !self.shared.migration.capabilities().postcopy_ram {
+            return Err(
+                "this VM takes no guests by postcopy; start it with -postcopy, or set the \
+                        capability postcopy-ram"
+                    .to_owned(),
+            );
+        }
+        // Before rounds that may take hours.
+        Userfaultfd::open().map(drop).map_err(|error| chain(&error))
+    }
+
     pub(crate) fn begin_page_service(
         &mut self,
-        _placed: &PageBitmap,
+        placed: &PageBitmap,
     ) -> Result<Arc<FaultPlane>, String> {
         self.require_incoming()?;
-        let plane = FaultPlane::for_ram_placed(self.hardware.pages.ram(), self.config.placement())
-            .map_err(|error| chain(&error))?;
+        let (ram, placement) = (self.hardware.pages.ram(), self.config.placement());
+        let plane =
+            FaultPlane::for_ram_keeping(ram, placed, placement).map_err(|error| chain(&error))?;
         self.hardware.pages.arm(plane.clone());
         Ok(plane)
     }

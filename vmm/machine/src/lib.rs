@@ -26,6 +26,7 @@ mod migration;
 mod outgoing;
 mod sbi;
 mod shared;
+mod throttle;
 mod vcpu;
 mod vm;
 
@@ -33,8 +34,8 @@ pub use config::{AcceleratorKind, DriveConfig, FaultPath, Incoming, VmConfig};
 pub use console::ConsoleBackend;
 pub use control::{
     BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateMode, MigrateRequest,
-    MigrationCapabilities, MigrationParameters, Owner, PostcopySwitch, RunState, VmControl, VmEvent,
-    VmStatus,
+    MigrationCapabilities, MigrationParameters, Owner, PostcopySwitch, RunState, VmControl,
+    VmEvent, VmStatus,
 };
 pub use exit::ExitReason;
 pub use handle::VmHandle;

@@ -95,13 +95,7 @@ impl MigrationDesk {
         &self,
         parameters: MigrationParameters,
     ) -> Result<(), ControlError> {
-        let most = MigrationParameters::MOST_CHANNELS;
-        if !(1..=most).contains(&parameters.multifd_channels) {
-            return Err(ControlError::new(format!(
-                "multifd-channels must be 1 to {most}, not {}",
-                parameters.multifd_channels
-            )));
-        }
+        check(&parameters)?;
         let outgoing = {
             let mut desk = self.desk();
             desk.parameters = parameters;
@@ -162,8 +156,21 @@ impl MigrationDesk {
                 "a migration is under way; capabilities are for the next (migrate_cancel ends it)",
             ));
         }
+        if self.incoming_under_way() {
+            return Err(ControlError::new(
+                "a guest is coming in; capabilities can be set before and after that (info migrate)",
+            ));
+        }
         self.desk().capabilities = capabilities;
         Ok(())
+    }
+
+    /// Whether a guest is coming in: there is a session, and it has not ended.
+    fn incoming_under_way(&self) -> bool {
+        let incoming = self.desk().incoming.clone();
+        incoming.is_some_and(|listener| {
+            !matches!(&*listener.status().phase, "listening" | "completed" | "failed")
+        })
     }
 
     /// Ends all connections at once: the VM ends.
@@ -178,5 +185,90 @@ impl MigrationDesk {
         if let Some(listener) = incoming {
             listener.abandon();
         }
+    }
+}
+
+/// Refuses parameters that make no sense, with those that do.
+fn check(parameters: &MigrationParameters) -> Result<(), ControlError> {
+    let within = |name: &str, value: u64, first: u64, last: u64| {
+        if (first..=last).contains(&value) {
+            return Ok(());
+        }
+        Err(ControlError(format!("{name} must be {first} to {last}, not {value}")))
+    };
+    let (most, longest) =
+        (MigrationParameters::MOST_CHANNELS, MigrationParameters::LONGEST_DOWNTIME);
+    within("multifd-channels", parameters.multifd_channels.into(), 1, most.into())?;
+    within("downtime-limit (milliseconds)", parameters.downtime_limit, 0, longest)?;
+    let (initial, last) = (parameters.cpu_throttle_initial, parameters.max_cpu_throttle);
+    for (name, value) in [
+        ("cpu-throttle-initial", initial),
+        ("cpu-throttle-increment", parameters.cpu_throttle_increment),
+        ("max-cpu-throttle", last),
+    ] {
+        within(&format!("{name} (per cent)"), value.into(), 1, 99)?;
+    }
+    if initial > last {
+        return Err(ControlError(format!(
+            "cpu-throttle-initial of {initial} per cent is more than max-cpu-throttle of {last}"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(change: impl FnOnce(&mut MigrationParameters)) -> String {
+        let (desk, mut parameters) = (MigrationDesk::default(), MigrationParameters::default());
+        change(&mut parameters);
+        let error = desk.set_parameters(parameters).unwrap_err();
+        assert_eq!(desk.parameters(), MigrationParameters::default(), "nothing has changed");
+        error.0
+    }
+
+    #[test]
+    fn parameters_that_make_no_sense_are_refused_with_those_that_do() {
+        assert_eq!(refused(|p| p.multifd_channels = 0), "multifd-channels must be 1 to 16, not 0");
+        assert_eq!(
+            refused(|p| p.multifd_channels = 17),
+            "multifd-channels must be 1 to 16, not 17"
+        );
+        assert_eq!(
+            refused(|p| p.downtime_limit = 2_000_001),
+            "downtime-limit (milliseconds) must be 0 to 2000000, not 2000001"
+        );
+        for value in [0, 100] {
+            let range = format!(" (per cent) must be 1 to 99, not {value}");
+            assert!(refused(|p| p.cpu_throttle_initial = value).ends_with(&range));
+            assert!(refused(|p| p.cpu_throttle_increment = value).ends_with(&range));
+            assert!(refused(|p| p.max_cpu_throttle = value).ends_with(&range));
+        }
+        assert_eq!(
+            refused(|p| p.max_cpu_throttle = 19),
+            "cpu-throttle-initial of 20 per cent is more than max-cpu-throttle of 19"
+        );
+        let desk = MigrationDesk::default();
+        let edge = MigrationParameters {
+            downtime_limit: MigrationParameters::LONGEST_DOWNTIME,
+            multifd_channels: MigrationParameters::MOST_CHANNELS,
+            cpu_throttle_initial: 99,
+            cpu_throttle_increment: 99,
+            ..MigrationParameters::default()
+        };
+        desk.set_parameters(edge).unwrap();
+        assert_eq!(desk.parameters(), edge);
+    }
+
+    #[test]
+    fn what_needs_a_migration_says_that_there_is_none() {
+        let desk = MigrationDesk::default();
+        for result in [desk.start_postcopy(), desk.pause(), desk.cancel()] {
+            assert_eq!(result.unwrap_err().0, "no migration is under way");
+        }
+        let capabilities = MigrationCapabilities { postcopy_ram: true, auto_converge: true };
+        desk.set_capabilities(capabilities).unwrap();
+        assert_eq!(desk.capabilities(), capabilities);
     }
 }

@@ -112,6 +112,7 @@ impl Vm {
     pub(crate) fn migrate(&mut self, request: &MigrateRequest) -> Result<(), ControlError> {
         let peer: Endpoint =
             request.uri.parse().map_err(|error| ControlError(format!("{error}")))?;
+        self.check_request(request)?;
         if self.shared.migration.outgoing_under_way() {
             return Err(ControlError::new("a migration is under way already (info migrate)"));
         }
@@ -142,6 +143,36 @@ impl Vm {
             .map_err(|error| ControlError(format!("cannot start the migration: {error}")))?;
         self.shared.migration.set_outgoing(session);
         Ok(())
+    }
+
+    /// Refuses what makes no sense for the way in which the guest is to move.
+    fn check_request(&self, request: &MigrateRequest) -> Result<(), ControlError> {
+        if request.mode == (MigrateMode::Hybrid { rounds: 0 }) {
+            return Err(ControlError(format!(
+                "--precopy takes 1 to {} rounds, not 0; leave it out for none",
+                u32::MAX
+            )));
+        }
+        let (forward, backward) = (request.prefault_forward, request.prefault_backward);
+        let postcopy = request.mode != MigrateMode::Precopy
+            || self.shared.migration.capabilities().postcopy_ram;
+        let of_postcopy =
+            !request.background || request.move_background || forward > 0 || backward > 0;
+        if of_postcopy && !postcopy {
+            return Err(ControlError::new(
+                "-n, -m and prefault counts are of postcopy, and this is precopy alone; \
+                 use migrate -p, or set the capability postcopy-ram",
+            ));
+        }
+        let layout = self.hardware.pages.ram().layout();
+        let largest = layout.blocks().iter().map(|block| block.pages).max().unwrap_or(0);
+        match forward.max(backward) {
+            count if count > largest => Err(ControlError(format!(
+                "{count} pages beside each demanded one are more than the largest RAM block has \
+                 ({largest} pages)"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn stop_for_migration(&mut self) -> Result<StoppedGuest, ControlError> {
@@ -179,6 +210,7 @@ impl Vm {
     /// The guest is ours again after a migration that came to nothing.
     pub(crate) fn take_back(&mut self) {
         self.frozen = None;
+        self.shared.throttle.set(0);
         let pause = self.stopped_at.take().map_or(Duration::ZERO, |at| at.elapsed());
         let runs = self.life.take_back();
         if let Err(error) = self.hardware.lock_disks() {
@@ -196,6 +228,7 @@ impl Vm {
 
     fn handed_over(&mut self) {
         self.life.handed_over();
+        self.shared.throttle.set(0);
         if self.life.ownership() == Ownership::HandedOver
             && let Some(ram) = self.frozen.clone()
         {

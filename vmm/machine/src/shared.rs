@@ -8,6 +8,7 @@ use crate::hardware::DiskView;
 use crate::lifecycle::{Lifecycle, Ownership};
 use crate::memory::GuestPages;
 use crate::migration::MigrationDesk;
+use crate::throttle::Throttle;
 use crate::vcpu::VcpuView;
 use std::sync::{Mutex, PoisonError};
 
@@ -19,6 +20,8 @@ pub(crate) struct Shared {
     pub events: EventHub,
     /// The newest migration and what may be done to it.
     pub migration: MigrationDesk,
+    /// Time that an outgoing migration takes from the vCPUs.
+    pub(crate) throttle: Throttle,
     pub(crate) pages: GuestPages,
     pub(crate) vcpus: Vec<VcpuView>,
     pub(crate) disks: Vec<DiskView>,
@@ -38,12 +41,14 @@ impl Shared {
         life: Lifecycle,
         pages: GuestPages,
         vcpus: Vec<VcpuView>,
+        throttle: Throttle,
         disks: Vec<DiskView>,
     ) -> Self {
         Self {
             exit: ExitLatch::default(),
             events: EventHub::default(),
             migration: MigrationDesk::default(),
+            throttle,
             pages,
             vcpus,
             disks,

@@ -121,6 +121,12 @@ impl VcpuThread {
         &self.view
     }
 
+    /// What other threads need to reach it while it runs.
+    #[must_use]
+    pub(crate) fn reach(&self) -> (Arc<Gate>, VcpuHandle) {
+        (self.gate.clone(), self.handle.clone())
+    }
+
     /// Lets the vCPU run.
     pub(crate) fn resume(&self) {
         self.interrupt.clear();
@@ -238,7 +244,7 @@ impl Body {
         while self.gate.pass() {
             let mut vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
             // An answer that the guest has not read yet goes in before the vCPU may be saved.
-            while self.gate.is_open() || self.entry != VmEntry::Run {
+            while self.gate.may_enter() || self.entry != VmEntry::Run {
                 let exit = vcpu.run(std::mem::replace(&mut self.entry, VmEntry::Run));
                 self.serve(&mut **vcpu, exit);
             }

@@ -12,13 +12,14 @@ use crate::lifecycle::{Lifecycle, Ownership};
 use crate::loader::{self, BootFiles, LoadError};
 use crate::sbi::{Asked, ResetRequest, Sbi};
 use crate::shared::Shared;
+use crate::throttle::Throttle;
 use crate::vcpu::{JOIN_BOUND, Surroundings, VcpuEvent, VcpuThread};
 use crate::{cpu, fdt::TreeConfig};
 use accel::VcpuHandle;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use umem_link::{Block, MachineDescription};
-use umem_memory::FrozenRam;
+use umem_link::{Block, LiveRam, MachineDescription};
+use umem_memory::{DirtyLog, FrozenRam};
 use umem_state::{Package, PackageBuilder, StateError};
 
 /// Longest wait for vCPUs to stand still, on behalf of a monitor.
@@ -138,7 +139,9 @@ impl Vm {
             Incoming::Defer | Incoming::Uri(_) => Lifecycle::incoming(),
         };
         let views = vcpus.iter().map(|vcpu| vcpu.view().clone()).collect();
-        let shared = Shared::new(life, hardware.pages.clone(), views, hardware.disk_views());
+        let throttle = Throttle::new(vcpus.iter().map(VcpuThread::reach).collect());
+        let (pages, disks) = (hardware.pages.clone(), hardware.disk_views());
+        let shared = Shared::new(life, pages, views, throttle, disks);
         let pristine = Vec::new();
         let shared = Arc::new(shared);
         let mut vm = Self {
@@ -387,6 +390,16 @@ impl Vm {
         }
         self.shared.events.tell(&VmEvent::Shutdown);
         self.shared.exit.set(ExitReason::Quit);
+    }
+
+    /// RAM of the guest that runs or could run, and all that writes it: vCPUs by the accelerator's
+    /// log, and this process (devices, loaders, resets) by that of RAM.
+    pub(crate) fn live_ram(&mut self) -> LiveRam {
+        let ram = self.hardware.pages.ram().clone();
+        let pages = ram.layout().total_pages();
+        let harts = self.vcpus.iter().map(|vcpu| (vcpu.view().hart(), vcpu.reach().1)).collect();
+        let sources = vec![cpu::writes(pages, harts), Arc::new(ram.host_writes())];
+        LiveRam { ram, dirty: Arc::new(DirtyLog::new(pages, sources)) }
     }
 
     /// Registers of a hart, as text.

@@ -5,7 +5,9 @@ use super::*;
 use crate::config::DriveConfig;
 use crate::driver::{Inbox, channel};
 use std::path::PathBuf;
-use umem_memory::{GuestAddress, PageIndex, PageRange};
+use umem_fault::FaultPlane;
+use umem_link::Mode;
+use umem_memory::{GuestAddress, PageBitmap, PageIndex, PageRange};
 
 fn image() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -28,6 +30,13 @@ fn running(drives: Vec<DriveConfig>) -> (Vm, Inbox<Vm>) {
 
 fn incoming() -> (Vm, Inbox<Vm>) {
     vm(VmConfig { incoming: Incoming::Defer, postcopy: true, ..VmConfig::default() })
+}
+
+/// A guest begins to come in by postcopy.
+fn begin(vm: &mut Vm) -> Result<Arc<FaultPlane>, String> {
+    vm.admit_arrival(&vm.description(), Mode::POSTCOPY)?;
+    let none = PageBitmap::new(vm.hardware.pages.ram().layout().total_pages());
+    vm.begin_page_service(&none)
 }
 
 fn notes(vm: &Vm) -> String {
@@ -75,7 +84,7 @@ fn a_guest_taken_back_without_its_disks_does_not_run_until_it_has_them() {
 fn an_incoming_guest_that_is_given_up_leaves_no_memory_and_room_for_the_next() {
     let (mut vm, _inbox) = incoming();
     for _ in 0..2 {
-        let plane = vm.prepare_arrival(&vm.description()).unwrap();
+        let plane = begin(&mut vm).unwrap();
         plane.install_fill(PageRange::new(PageIndex(0), 100), 0xa5).unwrap();
         assert!(vm.load(b"no package").is_err());
         vm.abandon_arrival();
@@ -91,14 +100,14 @@ fn memory_of_a_guest_that_has_arrived_is_never_emptied_for_another() {
     let (mut vm, _inbox) = incoming();
     let (mut source, _jobs) = running(Vec::new());
     let guest = source.stop_for_migration().unwrap();
-    let plane = vm.prepare_arrival(&source.description()).unwrap();
+    let plane = begin(&mut vm).unwrap();
     let total = plane.table().counts().total();
     plane.install_fill(PageRange::new(PageIndex(0), total), 7).unwrap();
     vm.arriving_runs = vm.load(&guest.package).unwrap();
     assert!(vm.arriving_runs);
     vm.arriving_runs = false;
     vm.arrive(Duration::ZERO, Instant::now()).unwrap();
-    assert!(vm.prepare_arrival(&source.description()).is_err());
+    assert!(begin(&mut vm).is_err());
     vm.abandon_arrival();
     let mut byte = [0];
     vm.hardware.pages.ram().read_at(GuestAddress(board::RAM_BASE), &mut byte).unwrap();
@@ -108,7 +117,7 @@ fn memory_of_a_guest_that_has_arrived_is_never_emptied_for_another() {
 #[test]
 fn a_guest_with_lost_pages_does_not_move_and_a_reset_makes_it_whole() {
     let (mut vm, _inbox) = incoming();
-    let plane = vm.prepare_arrival(&vm.description()).unwrap();
+    let plane = begin(&mut vm).unwrap();
     let lost = PageRange::one(PageIndex(5));
     plane.install_unreadable(lost).unwrap();
     let total = plane.table().counts().total();
@@ -132,7 +141,7 @@ fn a_guest_with_lost_pages_does_not_move_and_a_reset_makes_it_whole() {
 fn a_guest_that_asks_for_a_reset_while_its_memory_arrives_gets_it_after_that() {
     let (mut vm, _inbox) = incoming();
     vm.config.kernel = Some(image());
-    let plane = vm.prepare_arrival(&vm.description()).unwrap();
+    let plane = begin(&mut vm).unwrap();
     vm.life.arrived(true);
     vm.asked.set(Some(ResetRequest::Reboot));
     vm.guest_asks(ResetRequest::Reboot);
