@@ -349,6 +349,37 @@ fn after_rounds_the_destination_switches_and_may_have_all_pages_before_it_runs()
 }
 
 #[test]
+fn memory_that_is_given_up_releases_the_source_without_a_digest() {
+    let mut engine = there(Mode::POSTCOPY);
+    hear(&mut engine, ToDestination::BeginPageService);
+    tell(&mut engine, DestinationEvent::PageService(Ok(())));
+    hear(&mut engine, length(0));
+    hear(&mut engine, ToDestination::StatePiece(vec![7; 3]));
+    tell(&mut engine, DestinationEvent::Loaded(Ok(())));
+    assert_eq!(tell(&mut engine, DestinationEvent::MemoryVoid("early".into())), []);
+    hear(&mut engine, ToDestination::Handover { since_stop_ns: 1 });
+    tell(&mut engine, DestinationEvent::Started(Ok(())));
+    let void = ToSource::MemoryVoid("switched off".into());
+    let actions = tell(&mut engine, DestinationEvent::MemoryVoid("switched off".into()));
+    assert_eq!(actions, [say(void.clone())]);
+    // The last page came meanwhile.
+    assert_eq!(tell(&mut engine, DestinationEvent::AllPages { digest: 9 }), []);
+    assert_eq!(hear(&mut engine, ToDestination::DigestAgreed), [DestinationAction::Close]);
+    assert!(engine.state() == DestinationState::Agreed && !engine.verified());
+    assert!(engine.error().is_none());
+
+    let (mut here, _) = Here::opened(None);
+    here.message(ToSource::PageServiceReady);
+    here.event(SourceEvent::Stopped(Ok(vec![7; 3])));
+    here.message(ToSource::Prepared);
+    here.message(ToSource::Running);
+    let actions = here.message(void);
+    let heard = SourceAction::Send(ToDestination::DigestAgreed);
+    assert_eq!(actions, [heard, SourceAction::Release, SourceAction::Close]);
+    assert!(here.engine.state() == SourceState::Released && !here.engine.verified());
+}
+
+#[test]
 fn a_discard_that_fails_and_page_service_that_does_not_come_up_refuse_the_guest() {
     let refused = |actions: &[DestinationAction], why: &str| {
         let text = match &actions[0] {

@@ -140,6 +140,9 @@ pub enum ToSource {
         /// Over all pages that were installed.
         digest: u128,
     },
+    /// What the guest's memory held matters no more (it was reset or switched off): nothing is needed
+    /// from the source, whatever is missing.
+    MemoryVoid(Text),
     /// Something is wrong after the handover; the guest goes on here.
     Trouble(Text),
     /// Answer to an inquiry.
@@ -168,6 +171,7 @@ mod kind {
     pub(super) const OWNER: u8 = 8;
     pub(super) const ROUND_PLACED: u8 = 9;
     pub(super) const PAGE_SERVICE_READY: u8 = 10;
+    pub(super) const MEMORY_VOID: u8 = 11;
 }
 
 fn unknown(value: u8) -> WireError {
@@ -273,6 +277,7 @@ impl ToSource {
             Self::Complete { digest } => {
                 framed(kind::COMPLETE, |out| out.extend_from_slice(&digest.to_le_bytes()))
             }
+            Self::MemoryVoid(text) => framed(kind::MEMORY_VOID, |out| put_text(out, text)),
             Self::Trouble(text) => framed(kind::TROUBLE, |out| put_text(out, text)),
             Self::Owner(owner) => framed(kind::OWNER, |out| out.push(*owner as u8)),
         }
@@ -295,6 +300,7 @@ impl ToSource {
             kind::RUNNING => Self::Running,
             kind::HANDOVER_REFUSED => Self::HandoverRefused(body.text()?),
             kind::COMPLETE => Self::Complete { digest: u128::from_le_bytes(body.array()?) },
+            kind::MEMORY_VOID => Self::MemoryVoid(body.text()?),
             kind::TROUBLE => Self::Trouble(body.text()?),
             kind::OWNER => Self::Owner(match body.u8()? {
                 1 => Ownership::Running,
@@ -373,6 +379,7 @@ mod tests {
             Just(ToSource::Running),
             text.prop_map(ToSource::HandoverRefused),
             any::<u128>().prop_map(|digest| ToSource::Complete { digest }),
+            text.prop_map(ToSource::MemoryVoid),
             text.prop_map(ToSource::Trouble),
             prop::sample::select(vec![Running, Refused, NeverGotIt]).prop_map(ToSource::Owner),
         ]

@@ -9,6 +9,8 @@ use umem_wire::{Mode, ToSource};
 pub(super) struct LastRound {
     round: u32,
     pub(super) digest: u128,
+    /// Pages of it were discarded: it is the last one, for what was discarded comes after the switch.
+    discarded: bool,
 }
 
 /// Device state on its way in.
@@ -44,7 +46,7 @@ impl Destination {
     pub(super) fn round_placed(&mut self, round: u32, digest: u128) {
         let due = self.placed.round.checked_add(1) == Some(round);
         let may_come = match self.state {
-            DestinationState::Receiving => self.mode.precopy,
+            DestinationState::Receiving => self.mode.precopy && !self.placed.discarded,
             DestinationState::Loading => {
                 self.package.as_ref().is_some_and(|package| package.after_round == round)
             }
@@ -58,7 +60,7 @@ impl Destination {
                 self.state, self.placed.round
             ));
         }
-        self.placed = LastRound { round, digest };
+        self.placed = LastRound { round, digest, discarded: false };
         self.act(DestinationAction::Send(ToSource::RoundPlaced { round, digest }));
         self.load_when_ready();
     }
@@ -77,6 +79,7 @@ impl Destination {
         ) {
             return;
         }
+        self.placed.discarded = true;
         match result {
             Ok(()) => self.load_when_ready(),
             Err(why) => self.refuse(format!("pages could not be discarded: {why}")),
@@ -103,6 +106,7 @@ impl Destination {
             // The last round is on its way, or in place already.
             DestinationState::Receiving => {
                 after_round > 0
+                    && !self.placed.discarded
                     && (after_round == placed || placed.checked_add(1) == Some(after_round))
             }
             _ => after_round == 0,

@@ -48,6 +48,15 @@ impl Destination {
         }
     }
 
+    /// Nothing more is needed of the source, but its word that it has heard so.
+    pub(super) fn memory_void(&mut self, why: String) {
+        if self.state == DestinationState::Running {
+            self.void = true;
+            self.state = DestinationState::Complete;
+            self.act(DestinationAction::Send(ToSource::MemoryVoid(why)));
+        }
+    }
+
     pub(super) fn link_lost(&mut self, why: String) {
         match self.state {
             DestinationState::Describing
@@ -75,6 +84,10 @@ impl Destination {
             DestinationState::Complete if !self.page_service => {
                 // The source handed over because the digests were alike.
                 self.verified = true;
+                self.state = DestinationState::Agreed;
+                self.act(DestinationAction::Close);
+            }
+            DestinationState::Complete if self.void => {
                 self.state = DestinationState::Agreed;
                 self.act(DestinationAction::Close);
             }

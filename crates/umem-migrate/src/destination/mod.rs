@@ -88,6 +88,8 @@ pub enum DestinationEvent {
         /// Over all of them.
         digest: u128,
     },
+    /// The guest was reset or switched off: what its memory held matters no more.
+    MemoryVoid(String),
     /// The connection is lost, or what came on it makes no sense.
     LinkLost(String),
     /// Somebody who knows the session's secret asks who runs the guest.
@@ -159,6 +161,8 @@ pub struct Destination {
     /// Why the connection is lost, while the guest is being started.
     lost: Option<String>,
     verified: bool,
+    /// The guest's memory was given up while pages of it were missing.
+    void: bool,
     credit_bytes: u32,
 }
 
@@ -181,6 +185,7 @@ impl Destination {
             all_early: None,
             lost: None,
             verified: false,
+            void: false,
             credit_bytes,
         }
     }
@@ -234,6 +239,7 @@ impl Destination {
             DestinationEvent::Loaded(result) => self.loaded(now, result),
             DestinationEvent::Started(result) => self.started(result),
             DestinationEvent::AllPages { digest } => self.all_pages(digest),
+            DestinationEvent::MemoryVoid(why) => self.memory_void(why),
             DestinationEvent::LinkLost(why) => self.link_lost(why),
             DestinationEvent::Inquired => self.inquired(),
             DestinationEvent::Tick => self.tick(now),
@@ -272,7 +278,7 @@ impl Destination {
                 });
             }
             (Complete, ToDestination::DigestAgreed) => {
-                self.verified = true;
+                self.verified = !self.void;
                 self.state = DestinationState::Agreed;
                 self.act(DestinationAction::Close);
             }

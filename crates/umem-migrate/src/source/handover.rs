@@ -171,6 +171,16 @@ impl Source {
         self.act(SourceAction::Close);
     }
 
+    /// The guest's memory was reset or switched off at the destination: what is left of it here is of
+    /// no use to anybody.
+    pub(super) fn release_void(&mut self) {
+        self.state = SourceState::Released;
+        self.deadline = None;
+        self.act(SourceAction::Send(ToDestination::DigestAgreed));
+        self.act(SourceAction::Release);
+        self.act(SourceAction::Close);
+    }
+
     pub(super) fn resolve(&mut self, operator: Operator) -> Result<(), String> {
         if self.state != SourceState::Inquiring {
             return Err(format!("who runs the guest is not in doubt ({:?})", self.state));

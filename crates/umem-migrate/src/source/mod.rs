@@ -303,6 +303,7 @@ impl Source {
             (Serving, ToSource::Complete { digest }) => {
                 self.act(SourceAction::CompareDigest(digest));
             }
+            (Serving, ToSource::MemoryVoid(_)) => self.release_void(),
             (Serving, ToSource::Trouble(why)) => {
                 self.error = Some(format!("the destination reports: {why}"));
             }
@@ -400,6 +401,7 @@ fn name(message: &ToSource) -> &'static str {
         ToSource::Running => "RUNNING",
         ToSource::HandoverRefused(_) => "HANDOVER-REFUSED",
         ToSource::Complete { .. } => "COMPLETE",
+        ToSource::MemoryVoid(_) => "MEMORY-VOID",
         ToSource::Trouble(_) => "TROUBLE",
         ToSource::Owner(_) => "OWNER",
         ToSource::RoundPlaced { .. } => "ROUND-PLACED",
