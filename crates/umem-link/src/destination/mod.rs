@@ -13,10 +13,11 @@ use crate::status::{End, FaultLatency, MigrationStatus, PageCounts, RoundsStatus
 use crate::uri::Endpoint;
 use crate::wake::Wake;
 use accept::Handshakes;
-use crossbeam_channel::Sender;
+use crossbeam_channel::{RecvTimeoutError, Sender};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use umem_fault::{FaultPlane, FaultStats};
 use umem_memory::RamLayout;
 use umem_migrate::DestinationEvent;
@@ -48,6 +49,8 @@ enum Event {
     Lane(Role, Channel),
     /// Somebody who knows the secret asks who runs the guest.
     Inquiry(Sender<Ownership>),
+    /// The guest's memory matters no more, for this reason. The sender is dropped at the session's end.
+    MemoryVoid(String, Sender<()>),
 }
 
 /// A session, as those who bring it connections see it.
@@ -184,6 +187,23 @@ impl DestinationListener {
         let view = self.shared.view();
         let requests = &view.arrivals.requests;
         (requests.frames.load(Ordering::Relaxed), requests.pages.load(Ordering::Relaxed))
+    }
+
+    /// The guest was reset or switched off while pages were missing: what its memory held matters no
+    /// more. Tells the source, so that it keeps nothing; `true` when it has heard so within the time
+    /// given, or nothing was missing.
+    #[must_use]
+    pub fn give_up_memory(&self, why: &str, within: Duration) -> bool {
+        let (told, ended) = crossbeam_channel::bounded(0);
+        let Some(events) = self.shared.hub().active.as_ref().map(|active| active.events.clone())
+        else {
+            return true;
+        };
+        if events.send(Event::MemoryVoid(why.to_owned(), told)).is_err() {
+            return true;
+        }
+        drop(events);
+        matches!(ended.recv_timeout(within), Err(RecvTimeoutError::Disconnected))
     }
 
     /// Ends everything, at once, without a word: the process is ending.

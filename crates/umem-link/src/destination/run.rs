@@ -48,6 +48,7 @@ pub(super) fn run(
         requester: None,
         handover_at: None,
         inquirers: VecDeque::new(),
+        void: None,
         early: Vec::new(),
         bulk_lanes: 1,
         demand: false,
@@ -90,6 +91,8 @@ struct Runner<'a> {
     requester: Option<Arc<dyn PageRequester>>,
     handover_at: Option<(Instant, Duration)>,
     inquirers: VecDeque<Sender<Ownership>>,
+    /// Dropped when the session ends: who gave the guest's memory up waits for that.
+    void: Option<Sender<()>>,
     /// Connections for pages that came before the guest was admitted.
     early: Vec<(Role, Channel)>,
     /// Bulk connections that the source has announced.
@@ -155,6 +158,10 @@ impl Runner<'_> {
                 Ok(Event::Inquiry(answer)) => {
                     self.inquirers.push_back(answer);
                     self.handle(DestinationEvent::Inquired);
+                }
+                Ok(Event::MemoryVoid(why, told)) => {
+                    self.void = Some(told);
+                    self.handle(DestinationEvent::MemoryVoid(why));
                 }
                 Err(RecvTimeoutError::Timeout) => self.handle(DestinationEvent::Tick),
                 Err(RecvTimeoutError::Disconnected) => return,

@@ -4,6 +4,7 @@ use crate::proxy::{Proxy, Rules};
 use crate::vms::Touch;
 use crate::world::{Way, World, fd, tcp, unix, wait_for};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use umem_link::{DestinationOptions, Prefault, SourceOptions};
 
 const PAGES: u64 = 512;
@@ -179,4 +180,25 @@ fn every_page_is_asked_for_at_most_once_and_faults_share_requests() {
     assert!(requests.len() <= pages.len());
     pages.sort_unstable();
     assert_eq!(pages, (0..PAGES).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_guest_that_is_switched_off_needs_its_pages_no_more() {
+    for way in [tcp(), unix(), fd()] {
+        let world = World::with(way, PAGES, 1, DestinationOptions::default(), |vm| {
+            vm.touch = Touch::Asking;
+            vm.touch_below = 4;
+        });
+        let source = world.source(SourceOptions { background: false, ..SourceOptions::default() });
+        wait_for("the guest", || world.vm.touched.load(Ordering::SeqCst) == 4);
+        wait_for("the source", || source.session.status().phase == "postcopy-active");
+        assert!(world.listener.give_up_memory("switched off", Duration::from_secs(20)));
+        source.wait_ended();
+        let (there, here) = (source.session.status(), world.listener.status());
+        assert_eq!((&*there.phase, &*here.phase), ("completed", "completed"));
+        assert_eq!((there.error, here.error), (None, None));
+        assert!(!there.verified && !here.verified);
+        assert_eq!(source.vm.released.load(Ordering::SeqCst), 1);
+        assert!(world.listener.give_up_memory("again", Duration::ZERO));
+    }
 }
