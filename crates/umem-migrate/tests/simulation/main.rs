@@ -22,7 +22,7 @@ use std::time::Duration;
 use umem_migrate::{Rounds, Strategy, Switch};
 use world::{Outcome, Way, World};
 
-const SCHEDULES: u64 = 24_000;
+const SCHEDULES: u64 = 16_000;
 
 fn run(seed: u64) -> (Way, Outcome) {
     let mut random = Random::new(seed);
