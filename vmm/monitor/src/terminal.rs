@@ -43,12 +43,14 @@ impl TerminalMonitor {
     }
 
     /// What to show to put a line that nobody asked for above the one being edited, which stays.
+    /// Nothing once the user has left.
     #[must_use]
     pub fn notice(&self, line: &str) -> Vec<u8> {
-        let mut out = format!("\r\x1b[K{line}\n").into_bytes();
-        if !self.ended {
-            self.editor.draw(PROMPT, &mut out);
+        if self.ended {
+            return Vec::new();
         }
+        let mut out = format!("\r\x1b[K{line}\n").into_bytes();
+        self.editor.draw(PROMPT, &mut out);
         out
     }
 

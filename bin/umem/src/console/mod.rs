@@ -1,5 +1,6 @@
 //! The host's side of the guest's serial port, and the terminal.
 
+mod desk;
 mod mux;
 mod socket;
 mod stdio;

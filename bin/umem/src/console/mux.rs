@@ -40,6 +40,11 @@ pub(super) struct Mux {
 }
 
 impl Mux {
+    /// Who gets the keys now.
+    pub(super) const fn focus(&self) -> Focus {
+        self.focus
+    }
+
     pub(super) fn key(&mut self, byte: u8) -> Meaning {
         if !std::mem::replace(&mut self.escaped, false) {
             if byte == ESCAPE {

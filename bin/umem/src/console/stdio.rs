@@ -1,11 +1,11 @@
 //! Threads that read standard input: for the monitor alone, or for guest and monitor.
 
-use super::mux::{Focus, HELP, Meaning, Mux};
+use super::desk::Desk;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use machine::VmControl;
 use monitor::TerminalMonitor;
 use std::io::{self, IsTerminal as _, Read, Write as _};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Keys that may wait for the guest.
 const KEYS_WAITING_MAX: usize = 4096;
@@ -43,12 +43,15 @@ pub(crate) fn run_monitor(vm: Arc<dyn VmControl>, keys: Option<Keys>) -> io::Res
         .name("stdio".to_owned())
         .spawn(move || match keys {
             None => alone(vm),
-            Some(keys) => Shared::new(vm, keys).run(),
+            Some(keys) => shared(vm, &keys.0),
         })
         .map(drop)
 }
 
 fn show(bytes: &[u8]) {
+    if bytes.is_empty() {
+        return;
+    }
     let mut output = io::stdout().lock();
     // Nobody may be reading any more; the VM goes on without them.
     let _ = output.write_all(bytes).and_then(|()| output.flush());
@@ -72,72 +75,77 @@ fn for_each_key(mut take: impl FnMut(u8) -> bool) {
     }
 }
 
+/// Hands `take` a line for each migration that ends, for as long as the VM lives.
+fn on_outcomes(
+    vm: Arc<dyn VmControl>,
+    mut take: impl FnMut(String) + Send + 'static,
+) -> io::Result<()> {
+    let outcomes = monitor::outcomes(vm);
+    std::thread::Builder::new()
+        .name("outcomes".to_owned())
+        .spawn(move || outcomes.for_each(&mut take))
+        .map(drop)
+}
+
+/// What is shown is shown under this lock, so that lines do not cut into each other.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn alone(vm: Arc<dyn VmControl>) {
-    let mut monitor = TerminalMonitor::new(vm);
-    show(&monitor.greeting());
+    let monitor = Arc::new(Mutex::new(TerminalMonitor::new(vm.clone())));
+    show(&lock(&monitor).greeting());
+    let told = monitor.clone();
+    let telling = on_outcomes(vm, move |line| {
+        let monitor = lock(&told);
+        show(&monitor.notice(&line));
+    });
+    if let Err(error) = telling {
+        log::warn!("the monitor will not tell how migrations end: {error}");
+    }
     for_each_key(|key| {
+        let mut monitor = lock(&monitor);
         show(&monitor.key(key));
         !monitor.ended()
     });
     show(b"\n");
 }
 
-struct Shared {
-    vm: Arc<dyn VmControl>,
-    keys: Sender<u8>,
-    mux: Mux,
-    /// Made when first switched to, and again after Ctrl-D.
-    monitor: Option<TerminalMonitor>,
-    terminal: bool,
+fn shared(vm: Arc<dyn VmControl>, keys: &Sender<u8>) {
+    let terminal = io::stdin().is_terminal();
+    let desk = Arc::new(Mutex::new(Desk::new(vm.clone())));
+    if terminal {
+        let told = desk.clone();
+        let telling = on_outcomes(vm, move |line| {
+            let mut desk = lock(&told);
+            show(&desk.notice(line));
+        });
+        if let Err(error) = telling {
+            log::warn!("the monitor will not tell how migrations end: {error}");
+        }
+    }
+    for_each_key(|byte| {
+        let guest = {
+            let mut desk = lock(&desk);
+            let outcome = desk.key(byte);
+            show(&outcome.show);
+            outcome.guest
+        };
+        if let Some(byte) = guest {
+            key_for_guest(keys, byte, terminal);
+        }
+        true
+    });
 }
 
-impl Shared {
-    fn new(vm: Arc<dyn VmControl>, keys: Keys) -> Self {
-        let terminal = io::stdin().is_terminal();
-        Self { vm, keys: keys.0, mux: Mux::default(), monitor: None, terminal }
-    }
-
-    fn run(mut self) {
-        for_each_key(|byte| {
-            match self.mux.key(byte) {
-                Meaning::Guest(byte) => self.key_for_guest(byte),
-                Meaning::Monitor(byte) => self.key_for_monitor(byte),
-                Meaning::Switched(Focus::Monitor) => match &self.monitor {
-                    Some(monitor) => show(&[b"\n", &monitor.redraw()[..]].concat()),
-                    None => {
-                        let monitor = TerminalMonitor::new(self.vm.clone());
-                        show(&[b"\n", &monitor.greeting()[..]].concat());
-                        self.monitor = Some(monitor);
-                    }
-                },
-                Meaning::Switched(Focus::Guest) => show(b"\n"),
-                Meaning::Help => show(HELP.as_bytes()),
-                Meaning::Quit => self.vm.quit(),
-                Meaning::Nothing => {}
-            }
-            true
-        });
-    }
-
-    /// A person at a terminal must get through to Ctrl-A x even when the guest takes no keys, so
-    /// theirs are dropped then; a pipe waits.
-    fn key_for_guest(&self, byte: u8) {
-        match self.keys.try_send(byte) {
-            Err(TrySendError::Full(byte)) if !self.terminal => {
-                // The guest's end of the queue may be gone, with the guest.
-                let _ = self.keys.send(byte);
-            }
-            _ => {}
+/// A person at a terminal must get through to Ctrl-A x even when the guest takes no keys, so theirs
+/// are dropped then; a pipe waits.
+fn key_for_guest(keys: &Sender<u8>, byte: u8, terminal: bool) {
+    match keys.try_send(byte) {
+        Err(TrySendError::Full(byte)) if !terminal => {
+            // The guest's end of the queue may be gone, with the guest.
+            let _ = keys.send(byte);
         }
-    }
-
-    fn key_for_monitor(&mut self, byte: u8) {
-        let Some(monitor) = &mut self.monitor else { return };
-        show(&monitor.key(byte));
-        if monitor.ended() {
-            self.monitor = None;
-            self.mux.focus_on_guest();
-            show(b"\n");
-        }
+        _ => {}
     }
 }

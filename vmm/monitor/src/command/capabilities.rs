@@ -67,7 +67,7 @@ pub(crate) const CAPABILITIES: [Capability; 23] = [
     never("dirty-bitmaps", "disks have no dirty bitmaps"),
     never(
         "late-block-activate",
-        "the destination opens its disks when the guest begins to run there",
+        "the destination takes its disks when the guest begins to run there",
     ),
     never("pause-before-switchover", "a migration does not wait before the switch"),
     never("switchover-ack", "the source always waits for the destination's word before the switch"),
