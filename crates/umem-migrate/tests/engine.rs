@@ -404,6 +404,7 @@ fn what_does_not_fit_the_mode_or_the_moment_ends_the_session() {
     use ToDestination::{BeginPageService, StatePiece};
     let message = DestinationEvent::Message;
     let ready = || DestinationEvent::PageService(Ok(()));
+    let discarded = || DestinationEvent::Discarded(Ok(()));
     let cases: Vec<(Mode, Vec<DestinationEvent>)> = vec![
         (Mode::PRECOPY, vec![message(BeginPageService)]),
         (Mode::PRECOPY, vec![placed(1), message(discard())]),
@@ -417,6 +418,10 @@ fn what_does_not_fit_the_mode_or_the_moment_ends_the_session() {
         // Rounds out of order.
         (Mode::PRECOPY, vec![placed(2)]),
         (Mode::PRECOPY, vec![placed(1), placed(1)]),
+        // A round after a discard: what it leaves out would be missing, or stale.
+        (Mode::HYBRID, vec![placed(1), message(discard()), discarded(), placed(2)]),
+        (Mode::HYBRID, vec![placed(1), message(discard()), discarded(), message(length(1))]),
+        (Mode::HYBRID, vec![placed(1), message(discard()), discarded(), message(length(2))]),
         // A round, or a discard, when it is too late for it.
         (Mode::HYBRID, vec![message(BeginPageService), placed(1)]),
         (Mode::HYBRID, vec![message(BeginPageService), message(discard())]),
