@@ -146,7 +146,7 @@ impl Vm {
     }
 
     /// Refuses what makes no sense for the way in which the guest is to move.
-    fn check_request(&self, request: &MigrateRequest) -> Result<(), ControlError> {
+    pub(crate) fn check_request(&self, request: &MigrateRequest) -> Result<(), ControlError> {
         if request.mode == (MigrateMode::Hybrid { rounds: 0 }) {
             return Err(ControlError(format!(
                 "--precopy takes 1 to {} rounds, not 0; leave it out for none",

@@ -169,6 +169,11 @@ impl Machine {
     }
 }
 
+/// A precopy to there.
+pub(crate) fn precopy_to(uri: &str) -> MigrateRequest {
+    MigrateRequest { mode: machine::MigrateMode::Precopy, ..to(uri) }
+}
+
 /// A postcopy to there.
 pub(crate) fn to(uri: &str) -> MigrateRequest {
     MigrateRequest {
