@@ -1,6 +1,6 @@
 //! Both ends of a migration in virtual time: thousands of schedules of postcopy, precopy and both in
 //! turn, with delay, reordering between channels, refusals, damage, cancellation, an operator who wants
-//! the switch, and loss of the link at every message, each from a printed seed.
+//! the switch, a reset of the guest, and loss of the link at every message, each from a printed seed.
 //!
 //! What must hold after every step: at most one side runs the guest; a page read by the guest has
 //! what the guest last wrote. At the end: exactly one side runs it; every page has there what was last
@@ -47,18 +47,18 @@ fn exactly_one_side_runs_the_guest_and_no_page_is_lost_or_stale_in_any_schedule(
     // The schedules reach what they are for.
     use Outcome::{
         Agreed, CompleteWithoutAgreement, HandedOverByAsking, LinkLostWhilePagesMissing,
-        StaysAtSource, TakenBackByAsking,
+        MemoryVoid, StaysAtSource, TakenBackByAsking,
     };
     let mut reached = vec![(Way::NotStopped, StaysAtSource)];
     for way in [Way::Postcopy, Way::FinishedByPrecopy, Way::SwitchedAfterRounds] {
         reached.extend([Agreed, StaysAtSource, TakenBackByAsking].map(|outcome| (way, outcome)));
     }
     for way in [Way::Postcopy, Way::SwitchedAfterRounds] {
-        let torn = [HandedOverByAsking, LinkLostWhilePagesMissing, CompleteWithoutAgreement];
-        reached.extend(torn.map(|outcome| (way, outcome)));
+        reached.extend([HandedOverByAsking, LinkLostWhilePagesMissing].map(|end| (way, end)));
+        reached.extend([CompleteWithoutAgreement, MemoryVoid].map(|end| (way, end)));
     }
     for ended in reached {
-        assert!(seen.get(&ended).is_some_and(|count| *count >= 30), "{ended:?}: {seen:#?}");
+        assert!(seen.get(&ended).is_some_and(|count| *count >= 20), "{ended:?}: {seen:#?}");
     }
     let stranded = |&(way, outcome): &(Way, Outcome)| {
         way == Way::FinishedByPrecopy

@@ -30,6 +30,7 @@ pub(crate) enum Happening {
         lane: usize,
     },
     Cut,
+    Reset,
     SourceLosesLink,
     DestinationLosesLink,
     Source(SourceEvent),

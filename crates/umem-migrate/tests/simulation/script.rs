@@ -37,6 +37,8 @@ pub(crate) struct Script {
     pub(crate) damage_in_round: Option<u32>,
     pub(crate) stall: Option<Stall>,
     pub(crate) cancel_at: Option<Duration>,
+    /// The guest is reset at this time, if it runs at the destination.
+    pub(crate) reset_at: Option<Duration>,
     /// Inquiries that do not get through.
     pub(crate) lost_inquiries: u64,
     pub(crate) prefault: Prefault,
@@ -69,6 +71,7 @@ impl Script {
             damage_in_round: None,
             stall: None,
             cancel_at: None,
+            reset_at: None,
             lost_inquiries: 0,
             prefault: Prefault::default(),
             no_background: false,
@@ -109,6 +112,7 @@ impl Script {
                 false => Stall::Round(1 + random.below(4) as u32),
             }),
             cancel_at: random.once_in(8).then(|| Duration::from_micros(random.below(length / 2))),
+            reset_at: random.once_in(8).then(|| Duration::from_micros(random.below(length))),
             lost_inquiries: random.below(4),
             prefault: Prefault {
                 forward: random.below(4),

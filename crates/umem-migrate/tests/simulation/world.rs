@@ -27,6 +27,8 @@ pub(crate) enum Outcome {
     HandedOverByAsking,
     LinkLostWhilePagesMissing,
     CompleteWithoutAgreement,
+    /// The guest was reset while pages were missing.
+    MemoryVoid,
 }
 
 /// How the guest's pages were to move when the guest was stopped for the move.
@@ -49,6 +51,7 @@ pub(crate) struct World {
     /// What the guest last wrote.
     truth: Vec<u64>,
     waits_for: Option<u64>,
+    void: bool,
     way: Way,
 }
 
@@ -89,6 +92,7 @@ impl World {
             destination: Destination::new(Duration::ZERO, 1 << 20),
             truth: vec![0; PAGES as usize],
             waits_for: None,
+            void: false,
             way: Way::NotStopped,
             script,
         };
@@ -98,6 +102,9 @@ impl World {
         }
         if let Some(at) = world.script.start_postcopy_at {
             world.network.at(at, Happening::Source(SourceEvent::StartPostcopy));
+        }
+        if let Some(at) = world.script.reset_at {
+            world.network.at(at, Happening::Reset);
         }
         if let Some(at) = world.script.cut_at {
             world.network.at(at, Happening::Cut);
@@ -158,6 +165,7 @@ impl World {
             Happening::Source(event) => self.tell_source(event),
             Happening::Destination(event) => self.tell_destination(event),
             Happening::Cut => self.network.cut(),
+            Happening::Reset => self.reset(),
             Happening::SourceLosesLink => self.tell_source(SourceEvent::LinkLost("cut".into())),
             Happening::DestinationLosesLink => {
                 self.tell_destination(DestinationEvent::LinkLost("cut".into()));
@@ -218,6 +226,17 @@ impl World {
         }
     }
 
+    /// The guest begins anew at the destination: what its memory held matters no more.
+    fn reset(&mut self) {
+        if self.destination.state() == DestinationState::Running {
+            self.void = true;
+            self.waits_for = None;
+            self.truth.iter_mut().for_each(|version| *version += 1);
+            self.there.pages = self.truth.iter().copied().map(Some).collect();
+            self.tell_destination(DestinationEvent::MemoryVoid("reset".into()));
+        }
+    }
+
     fn guest_at_destination(&mut self, page: usize) {
         match self.there.pages[page] {
             Some(version) => {
@@ -250,6 +269,12 @@ impl World {
         assert_eq!(self.here.throttle, 0, "still slowed down: {}", ends());
         self.assert_memory();
         match (source, destination) {
+            (SourceState::Released | SourceState::Stranded, DestinationState::Agreed)
+                if self.void =>
+            {
+                assert!(!self.source.verified() && !self.destination.verified());
+                Outcome::MemoryVoid
+            }
             (SourceState::Released, DestinationState::Agreed) => {
                 self.assert_all_there();
                 assert!(self.source.verified() && self.destination.verified());
