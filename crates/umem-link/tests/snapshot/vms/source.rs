@@ -7,7 +7,34 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use umem_link::{LiveRam, MachineDescription, SnapshotSource, SourceVm, StoppedGuest};
-use umem_memory::{Backend, GuestAddress, GuestRam, PageBitmap};
+use umem_memory::{
+    Backend, DirtyError, DirtySource, GuestAddress, GuestRam, HostWrites, PageBitmap,
+};
+
+fn write_once(ram: &GuestRam, page: u64) {
+    ram.write_at(GuestAddress(BASE + page * PAGE + 8), b"seen?").unwrap();
+}
+
+/// Dirty tracking of a guest that writes memory for the first time just before it is on.
+struct LateWriter {
+    writes: HostWrites,
+    ram: GuestRam,
+}
+
+impl DirtySource for LateWriter {
+    fn start(&self) -> Result<(), DirtyError> {
+        write_once(&self.ram, 22);
+        self.writes.start()
+    }
+
+    fn collect(&self, into: &PageBitmap) -> Result<u64, DirtyError> {
+        self.writes.collect(into)
+    }
+
+    fn stop(&self) {
+        self.writes.stop();
+    }
+}
 
 /// The machine whose guest is saved. Its guest's threads write pages over and over while it runs.
 pub(crate) struct SourceMachine {
@@ -94,6 +121,12 @@ impl SourceMachine {
         self.threads.lock().unwrap().push(std::thread::spawn(body));
     }
 
+    /// Writes a page that the guest's threads leave alone: one use, one chance to be seen.
+    fn write_once(&self, page: u64) {
+        assert!(page < WRITTEN && !page.is_multiple_of(3), "page {page} is written otherwise");
+        write_once(&self.ram, page);
+    }
+
     /// Waits until the guest has written more.
     fn let_it_write(&self) {
         let before = count(&self.writes);
@@ -106,8 +139,7 @@ impl SourceMachine {
         assert_eq!(count(&self.take_backs), count(&self.stops));
         assert_eq!(count(&self.saved), 0);
         // Nobody tracks its writes any more.
-        let source: &dyn umem_memory::DirtySource = &self.ram.host_writes();
-        assert!(source.collect(&PageBitmap::new(PAGES)).is_err());
+        assert!(self.ram.host_writes().collect(&PageBitmap::new(PAGES)).is_err());
     }
 }
 
@@ -126,11 +158,14 @@ impl SourceVm for SourceMachine {
     }
 
     fn live_ram(&self) -> Result<LiveRam, String> {
-        Ok(LiveRam { ram: self.ram.clone(), dirty: Arc::new(self.ram.host_writes()) })
+        let dirty = LateWriter { writes: self.ram.host_writes(), ram: self.ram.clone() };
+        Ok(LiveRam { ram: self.ram.clone(), dirty: Arc::new(dirty) })
     }
 
     fn round_begun(&self, round: u32) {
         self.round.store(u64::from(round), Ordering::SeqCst);
+        // From round 2 on, only the dirty log knows of it.
+        self.write_once(7 + 24 * u64::from(round));
         self.let_it_write();
         if round == self.hold_round {
             wait_for("leave to go on", || self.go_on.load(Ordering::SeqCst));
@@ -144,6 +179,8 @@ impl SourceVm for SourceMachine {
             return Err("a disk does not answer".into());
         }
         // Written after the last round: only the last look at the log finds it.
+        self.write_once(10);
+        self.write_once(7);
         self.let_it_write();
         self.runs.store(false, Ordering::SeqCst);
         wait_for("the guest's threads", || count(&self.parked) == WRITERS);
