@@ -53,7 +53,8 @@ pub fn complete(source: &mut Vm, destination: &mut Vm) -> (Value, Value) {
         assert_eq!(status["pages"]["remaining"], 0, "{status:#}");
         assert_eq!(status["error"], json!(null));
         let pages = &status["pages"];
-        let causes = ["demand", "prefault", "background"].map(|cause| pages[cause].as_u64());
+        let causes = ["precopy", "demand", "prefault", "background"];
+        let causes = causes.map(|cause| pages[cause].as_u64());
         let sum: u64 = causes.into_iter().flatten().sum();
         assert_eq!(Some(sum), pages["total"].as_u64(), "{status:#}");
     }
@@ -62,6 +63,14 @@ pub fn complete(source: &mut Vm, destination: &mut Vm) -> (Value, Value) {
     assert_eq!(source.status(), "postmigrate");
     refuse(source, "cont", &["handed over"]);
     (gone, come)
+}
+
+/// Phases of migrations that the JSON monitor has told of so far.
+pub fn phases(vm: &mut Vm) -> Vec<String> {
+    // An answer comes behind all events before it.
+    vm.status();
+    let events = vm.qmp.events.iter().filter(|event| event["event"] == "MIGRATION");
+    events.map(|event| event["data"]["status"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
 /// The guest did not leave: it runs at the source as if nothing had been, and did not arrive.

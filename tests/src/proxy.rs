@@ -28,6 +28,30 @@ pub struct Recorded {
     pub to_source: u64,
 }
 
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The ends' state machines.
+    Control,
+    /// Pages that were asked for.
+    Demand,
+    /// All other pages.
+    Bulk,
+}
+
+impl Recorded {
+    /// What it is for, from its preface.
+    #[must_use]
+    pub fn role(&self) -> Option<Role> {
+        match self.to_destination.get(12)? {
+            1 => Some(Role::Control),
+            2 => Some(Role::Demand),
+            3 => Some(Role::Bulk),
+            _ => None,
+        }
+    }
+}
+
 struct Shared {
     records: Mutex<Vec<Recorded>>,
     sockets: Mutex<Vec<TcpStream>>,

@@ -316,13 +316,20 @@ impl Vm {
         self.words.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Size in memory, as `/proc` says, KiB.
+    /// A part of its size in memory, as `/proc` names it (`VmRSS`, `RssShmem`), KiB.
     #[must_use]
-    pub fn resident_kib(&self) -> u64 {
+    pub fn memory_kib(&self, part: &str) -> u64 {
         let path = format!("/proc/{}/status", self.child.id());
         let text = std::fs::read_to_string(path).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = text.lines().find_map(|line| line.strip_prefix(part)?.strip_prefix(':'));
         line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+    }
+
+    /// Whether it maps a file with this in its name.
+    #[must_use]
+    pub fn maps(&self, name: &str) -> bool {
+        let path = format!("/proc/{}/maps", self.child.id());
+        std::fs::read_to_string(path).unwrap_or_default().contains(name)
     }
 }
 

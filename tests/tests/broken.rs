@@ -4,7 +4,7 @@
 
 use rustix::process::Signal;
 use umem_tests::moving::{accept, complete, error, guest, ready, refuse, stays};
-use umem_tests::{Cut, Lab, Proxy, Recorded, Vm, until};
+use umem_tests::{Cut, Lab, Proxy, Recorded, Role, Vm, until};
 
 const LISTEN: &str = "-m 64M -postcopy -incoming tcp:127.0.0.1:0";
 
@@ -73,19 +73,11 @@ fn cut(lab: &Lab, source: &mut Vm, destination: &mut Vm, proxy: &Proxy, cut: Cut
     stayed
 }
 
-/// Role of a connection, from its preface.
-const CONTROL: u8 = 1;
-const DEMAND: u8 = 2;
-const BULK: u8 = 3;
-
-fn role(record: &Recorded) -> Option<u8> {
-    record.to_destination.get(12).copied()
-}
-
 /// Where HANDOVER begins on the control connection, and the total of all connections' bytes to the
 /// destination when it had passed whole.
 fn handover(records: &[Recorded]) -> (usize, u64) {
-    let control = records.iter().find(|record| role(record) == Some(CONTROL)).expect("control");
+    let control =
+        records.iter().find(|record| record.role() == Some(Role::Control)).expect("control");
     let mut place = 56;
     loop {
         let head = control.to_destination.get(place..place + 8).expect("a frame's head");
@@ -109,17 +101,17 @@ fn no_page_goes_before_the_handover() {
     let records = proxy.records();
     let (place, total) = handover(&records);
     assert!(place < 32 << 10, "{place} bytes on the control connection before the handover");
-    for wanted in [DEMAND, BULK] {
-        let mut lanes = records.iter().filter(|record| role(record) == Some(wanted)).peekable();
-        assert!(lanes.peek().is_some(), "no connection with role {wanted}");
+    for wanted in [Role::Demand, Role::Bulk] {
+        let mut lanes = records.iter().filter(|record| record.role() == Some(wanted)).peekable();
+        assert!(lanes.peek().is_some(), "no {wanted:?} connection");
         for lane in lanes {
             let before = lane.order.iter().take_while(|(at, _)| *at <= total).last();
             let before = before.map_or(0, |(_, bytes)| *bytes);
-            assert_eq!(before, 56, "role {wanted}: more than the preface before the handover");
+            assert_eq!(before, 56, "{wanted:?}: more than the preface before the handover");
         }
     }
     // The same count finds the pages after it.
-    let after = records.iter().filter(|record| role(record) == Some(BULK));
+    let after = records.iter().filter(|record| record.role() == Some(Role::Bulk));
     let pages: usize = after.map(|record| record.to_destination.len()).sum();
     assert!(pages > 40 << 20, "{pages} bytes of pages");
 }
@@ -226,7 +218,8 @@ fn a_destination_that_dies_after_the_handover_leaves_the_pages_at_the_source() {
     assert!(text.contains("page"), "says nothing of the pages: {text}");
     refuse(&mut source, "cont", &["handed over"]);
     refuse(&mut source, &format!("migrate -p {uri}"), &["handed over"]);
-    assert!(source.resident_kib() > 40 << 10, "{} KiB", source.resident_kib());
+    let kib = source.memory_kib("VmRSS");
+    assert!(kib > 40 << 10, "{kib} KiB");
     accept(&mut source, "stop");
     source.text.last_command("quit");
     assert_eq!(source.wait_end().code(), Some(0));

@@ -4,7 +4,7 @@
 use serde_json::json;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
-use umem_tests::moving::{complete, guest, ready, refuse};
+use umem_tests::moving::{complete, guest, phases, ready, refuse};
 use umem_tests::{Lab, Vm, until};
 
 /// Before a move: who says what.
@@ -150,13 +150,6 @@ fn both_ends_tell_the_course_of_a_move() {
     source.qmp.command("x-umem-migrate-set-parameter", background).expect("on");
     looks_after(&mut source, &mut destination);
     destination.verify();
-    let phases = |vm: &mut Vm| -> Vec<String> {
-        vm.status();
-        let events = vm.qmp.events.iter().filter(|event| event["event"] == "MIGRATION");
-        events
-            .map(|event| event["data"]["status"].as_str().unwrap_or_default().to_owned())
-            .collect()
-    };
     for phases in [phases(&mut source), phases(&mut destination)] {
         assert_eq!(phases.last().map(String::as_str), Some("completed"), "{phases:?}");
         assert!(phases.contains(&"postcopy-active".to_owned()), "{phases:?}");

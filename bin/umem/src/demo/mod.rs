@@ -49,6 +49,10 @@ fn interrupted() -> anyhow::Result<()> {
 
 /// Runs the demo.
 pub(crate) fn main(options: &Options) -> ExitCode {
+    if let Err(why) = options.check() {
+        eprintln!("umem demo: {why}");
+        return ExitCode::from(2);
+    }
     match run(options) {
         Ok(report) => {
             if options.json {

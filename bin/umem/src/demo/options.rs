@@ -28,7 +28,31 @@ impl FaultPath {
     }
 }
 
-/// Move a guest that checks its own memory between two VMs on this host, by pure postcopy.
+/// How the guest's pages move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// All pages before the guest, which stands still for the last of them
+    Precopy,
+    /// The guest first, its pages on demand and in the background
+    Postcopy,
+    /// Rounds of precopy, then postcopy for what the guest has written meanwhile
+    Hybrid,
+}
+
+impl Mode {
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Precopy => "precopy",
+            Self::Postcopy => "postcopy",
+            Self::Hybrid => "hybrid",
+        }
+    }
+}
+
+/// Modes in which the guest may run before its pages are there.
+const WITH_POSTCOPY: [Mode; 2] = [Mode::Postcopy, Mode::Hybrid];
+
+/// Move a guest that checks its own memory between two VMs on this host.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// RAM of the guest: 1G, 512M, or a number of MiB
@@ -61,9 +85,26 @@ pub(crate) struct Options {
         default_value = "guest/out/linux/initramfs.cpio"
     )]
     initrd: PathBuf,
-    /// Who finds missing pages at the destination
-    #[arg(long, value_enum, default_value = "vcpu")]
-    fault_path: FaultPath,
+    /// How the guest's pages move
+    #[arg(long, value_enum, default_value = "postcopy")]
+    pub(super) mode: Mode,
+    /// Most rounds of precopy before the switch (hybrid; 1 when not given)
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
+    /// Longest predicted downtime with which a precopy ends (precopy; 300 when not given)
+    #[arg(long, value_name = "MILLISECONDS",
+          value_parser = clap::value_parser!(u64).range(..=2_000_000))]
+    downtime_limit: Option<u64>,
+    /// Slow the guest down when it writes faster than rounds of precopy send (precopy, hybrid)
+    #[arg(long)]
+    auto_converge: bool,
+    /// MiB a second that rounds and the background may send; 0: no limit
+    #[arg(long, value_name = "MIB", default_value_t = 0,
+          value_parser = clap::value_parser!(u64).range(..=1 << 30))]
+    bandwidth: u64,
+    /// Who finds missing pages at the destination (postcopy, hybrid; vcpu when not given)
+    #[arg(long, value_enum)]
+    fault_path: Option<FaultPath>,
     /// Send only what is asked for, until the guest has checked all its memory
     #[arg(long)]
     pub(super) no_background: bool,
@@ -92,6 +133,30 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// Refuses options that mean nothing in this mode.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let misplaced = [
+            (self.rounds.is_some(), "--rounds", &[Mode::Hybrid][..]),
+            (self.downtime_limit.is_some(), "--downtime-limit", &[Mode::Precopy]),
+            (self.auto_converge, "--auto-converge", &[Mode::Precopy, Mode::Hybrid]),
+            (self.fault_path.is_some(), "--fault-path", &WITH_POSTCOPY),
+            (self.no_background, "--no-background", &WITH_POSTCOPY),
+            (self.move_background, "--move-background", &WITH_POSTCOPY),
+            (self.forward > 0, "--forward", &WITH_POSTCOPY),
+            (self.backward > 0, "--backward", &WITH_POSTCOPY),
+            (self.postcopy_flags.is_some(), "--postcopy-flags", &WITH_POSTCOPY),
+        ];
+        let mut misplaced =
+            misplaced.into_iter().filter(|(given, _, modes)| *given && !modes.contains(&self.mode));
+        let Some((_, option, modes)) = misplaced.next() else { return Ok(()) };
+        let words: Vec<&str> = modes.iter().map(|mode| mode.word()).collect();
+        Err(format!(
+            "{option} means nothing with --mode {}; it goes with --mode {}",
+            self.mode.word(),
+            words.join(" or ")
+        ))
+    }
+
     /// The given seed, or one that nobody knew before.
     pub(super) fn seed(&self) -> anyhow::Result<u64> {
         match self.seed {
@@ -138,9 +203,12 @@ impl Options {
     /// The destination's options.
     pub(super) fn destination_options(&self) -> Vec<OsString> {
         let mut options = self.machine_options();
-        let path = self.fault_path.word();
-        let incoming = ["-incoming", "defer", "-postcopy", "-postcopy-fault", path];
-        options.extend(incoming.map(Into::into));
+        options.extend(["-incoming", "defer"].map(Into::into));
+        if self.mode == Mode::Precopy {
+            return options;
+        }
+        let path = self.fault_path.unwrap_or(FaultPath::Vcpu).word();
+        options.extend(["-postcopy", "-postcopy-fault", path].map(Into::into));
         if let Some(flags) = self.postcopy_flags {
             options.extend(["-postcopy-flags".into(), flags.to_string().into()]);
         }
@@ -149,18 +217,97 @@ impl Options {
 
     /// Arguments of the `migrate` command.
     pub(super) fn migrate_arguments(&self, uri: &str) -> Value {
-        json!({
+        if self.mode == Mode::Precopy {
+            return json!({ "uri": uri });
+        }
+        let mut arguments = json!({
             "uri": uri,
             "postcopy": true,
             "no-background": self.no_background,
             "move-background": self.move_background,
             "forward": self.forward,
             "backward": self.backward,
-        })
+        });
+        if self.mode == Mode::Hybrid {
+            arguments["precopy"] = self.rounds.unwrap_or(1).into();
+        }
+        arguments
     }
 
-    /// Arguments of the `migrate-set-parameters` command before it.
-    pub(super) fn parameters(&self) -> Value {
-        json!({ "multifd-channels": self.connections })
+    /// Commands before it, with their arguments.
+    pub(super) fn settings(&self) -> [(&'static str, Value); 2] {
+        let mut parameters = json!({
+            "multifd-channels": self.connections,
+            "max-bandwidth": self.bandwidth << 20,
+            "max-postcopy-bandwidth": self.bandwidth << 20,
+        });
+        if let Some(limit) = self.downtime_limit {
+            parameters["downtime-limit"] = limit.into();
+        }
+        let converge = json!({ "capability": "auto-converge", "state": self.auto_converge });
+        [
+            ("migrate-set-parameters", parameters),
+            ("migrate-set-capabilities", json!({ "capabilities": [converge] })),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn parse(line: &str) -> Options {
+        Line::try_parse_from(line.split_whitespace()).unwrap().options
+    }
+
+    #[test]
+    fn options_that_mean_nothing_in_a_mode_are_named_with_the_modes_that_they_go_with() {
+        let wrong = [
+            ("demo --rounds 2", "--rounds", "--mode hybrid"),
+            ("demo --downtime-limit 5", "--downtime-limit", "--mode precopy"),
+            ("demo --auto-converge", "--auto-converge", "precopy or hybrid"),
+            ("demo --mode precopy --forward 4", "--forward", "postcopy or hybrid"),
+            ("demo --mode precopy --backward 4", "--backward", "postcopy or hybrid"),
+            ("demo --mode precopy --no-background", "--no-background", "postcopy or hybrid"),
+            ("demo --mode precopy --move-background", "--move-background", "postcopy or hybrid"),
+            ("demo --mode precopy --postcopy-flags 0", "--postcopy-flags", "postcopy or hybrid"),
+            ("demo --mode precopy --fault-path uffd", "--fault-path", "postcopy or hybrid"),
+            ("demo --mode hybrid --downtime-limit 5", "--downtime-limit", "--mode precopy"),
+        ];
+        for (line, option, modes) in wrong {
+            let why = parse(line).check().unwrap_err();
+            assert!(why.starts_with(option) && why.ends_with(modes), "{line}: {why}");
+        }
+        for line in [
+            "demo",
+            "demo --mode precopy --downtime-limit 5 --auto-converge --connections 4 --bandwidth 9",
+            "demo --mode hybrid --rounds 3 --auto-converge --forward 4 --postcopy-flags 1",
+        ] {
+            assert_eq!(parse(line).check(), Ok(()), "{line}");
+        }
+    }
+
+    #[test]
+    fn each_mode_starts_its_destination_and_its_migration_in_its_own_way() {
+        let has_postcopy = |options: &Options| {
+            options.destination_options().iter().any(|option| option == "-postcopy")
+        };
+        let precopy = parse("demo --mode precopy");
+        assert!(!has_postcopy(&precopy));
+        assert_eq!(precopy.migrate_arguments("x"), json!({ "uri": "x" }));
+        let postcopy = parse("demo");
+        assert!(has_postcopy(&postcopy));
+        assert_eq!(postcopy.migrate_arguments("x")["precopy"], Value::Null);
+        let hybrid = parse("demo --mode hybrid");
+        assert!(has_postcopy(&hybrid));
+        assert_eq!(hybrid.migrate_arguments("x")["precopy"], 1);
+        assert_eq!(parse("demo --mode hybrid --rounds 3").migrate_arguments("x")["precopy"], 3);
     }
 }

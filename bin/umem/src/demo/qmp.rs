@@ -18,9 +18,24 @@ pub(super) struct Pages {
     pub(super) demand: u64,
     pub(super) prefault: u64,
     pub(super) background: u64,
+    pub(super) precopy: u64,
     pub(super) fill: u64,
     pub(super) total: u64,
     pub(super) remaining: u64,
+}
+
+/// Rounds of precopy.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(super) struct Rounds {
+    pub(super) passes: u32,
+    pub(super) copies: u64,
+    pub(super) discarded: u64,
+    pub(super) dirty_pages_rate: f64,
+    pub(super) send_rate: f64,
+    /// Missing while nothing tells the link's rate.
+    pub(super) expected_downtime_ms: Option<f64>,
+    pub(super) throttle: u8,
 }
 
 /// Fault latency in microseconds.
@@ -54,6 +69,7 @@ pub(super) struct Status {
     pub(super) drain_ms: Option<f64>,
     pub(super) downtime: Downtime,
     pub(super) pages: Pages,
+    pub(super) rounds: Option<Rounds>,
     pub(super) faults: Faults,
     pub(super) wire_bytes: u64,
     pub(super) rate: f64,
@@ -66,6 +82,8 @@ pub(super) struct Status {
 pub(super) struct Qmp {
     input: BufReader<UnixStream>,
     name: &'static str,
+    /// Phases of migrations that it told of, in their order.
+    phases: Vec<String>,
 }
 
 impl Qmp {
@@ -78,7 +96,7 @@ impl Qmp {
         let stream = super::child::connect(path, deadline)?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT)).context("monitor")?;
         stream.set_write_timeout(Some(ANSWER_TIMEOUT)).context("monitor")?;
-        let mut client = Self { input: BufReader::new(stream), name };
+        let mut client = Self { input: BufReader::new(stream), name, phases: Vec::new() };
         client.hear()?;
         client.run("qmp_capabilities", &json!({}))?;
         Ok(client)
@@ -96,7 +114,12 @@ impl Qmp {
         serde_json::from_str(&line).with_context(|| format!("the {}'s monitor", self.name))
     }
 
-    /// Runs a command; events on the way are dropped.
+    /// Phases that the migration has been in.
+    pub(super) fn phases(&self) -> &[String] {
+        &self.phases
+    }
+
+    /// Runs a command; of events on the way only the migration's phases are kept.
     pub(super) fn run(&mut self, command: &str, arguments: &Value) -> anyhow::Result<Value> {
         let request = json!({ "execute": command, "arguments": arguments });
         self.input
@@ -112,6 +135,8 @@ impl Qmp {
             if let Some(value) = answer.get_mut("return") {
                 return Ok(value.take());
             }
+            let phase = answer.pointer("/data/x-umem-phase").and_then(Value::as_str);
+            self.phases.extend(phase.map(str::to_owned));
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a demo found out, as text and as JSON.
 
 use super::protocol::Verdict;
-use super::qmp::{Faults, Status};
+use super::qmp::{Faults, Rounds, Status};
 use super::series::Window;
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
@@ -11,12 +11,67 @@ use std::fmt::Write as _;
 /// Pages that arrived, by what brought them.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct PageReport {
+    /// In rounds of precopy, and valid at the switch.
+    pub(super) precopy: u64,
     pub(super) demand: u64,
     pub(super) prefault: u64,
     pub(super) background: u64,
     /// Of all of these, pages of one repeated byte.
     pub(super) zero: u64,
     pub(super) total: u64,
+}
+
+/// Rounds of precopy, as the source tells them.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct RoundReport {
+    /// Rounds, the last one, while the guest stood still, among them.
+    pub(super) rounds: u32,
+    /// Copies of pages sent in them.
+    pub(super) copies: u64,
+    /// Pages whose copies were void at the switch.
+    pub(super) discarded: u64,
+    /// Pages that the guest wrote, a second, over the last round.
+    pub(super) dirty_pages_rate: f64,
+    /// Bytes a second.
+    pub(super) send_rate: f64,
+    /// As predicted after the last round that decided something.
+    pub(super) expected_downtime_ms: Option<f64>,
+    /// Most of the vCPUs' time that was taken, in percent.
+    pub(super) throttle_most: u8,
+}
+
+impl RoundReport {
+    pub(super) fn new(rounds: &Rounds, throttle_most: u8) -> Self {
+        Self {
+            rounds: rounds.passes,
+            copies: rounds.copies,
+            discarded: rounds.discarded,
+            dirty_pages_rate: rounds.dirty_pages_rate,
+            send_rate: rounds.send_rate,
+            expected_downtime_ms: rounds.expected_downtime_ms,
+            throttle_most,
+        }
+    }
+
+    fn text(&self) -> String {
+        let mib = |bytes: f64| bytes / f64::from(1 << 20);
+        let mut text = format!(
+            "{}; {} copies of pages sent, {} of the pages void at the switch; the guest wrote {:.0} \
+             pages/s, the source sent {:.0} MiB/s",
+            self.rounds,
+            self.copies,
+            self.discarded,
+            self.dirty_pages_rate,
+            mib(self.send_rate)
+        );
+        if let Some(expected) = self.expected_downtime_ms {
+            let _ = write!(text, "; expected downtime {expected:.1} ms");
+        }
+        if self.throttle_most > 0 {
+            let _ = write!(text, "; {} % of the vCPU's time taken", self.throttle_most);
+        }
+        text
+    }
 }
 
 /// Parts of the downtime, in their order.
@@ -39,6 +94,8 @@ pub(super) struct Report {
     /// The guest found all its memory well, and both ends agree that all pages arrived.
     pub(super) verified: bool,
     pub(super) mode: String,
+    /// Phases of the migration at the source.
+    pub(super) phases: Vec<String>,
     pub(super) guest: &'static str,
     pub(super) memory_bytes: u64,
     pub(super) dirty_rate: u64,
@@ -51,9 +108,14 @@ pub(super) struct Report {
     pub(super) heartbeat_gap_ms: f64,
     /// The same between the last of the source and the first of the destination.
     pub(super) heartbeat_gap_switch_ms: Option<f64>,
+    /// Silences of the guest of more than 20 ms as the host heard them, added up, from the start of the
+    /// migration until it was complete (without background: until the guest ran at the destination).
+    pub(super) stall_ms: f64,
     /// Longest by the guest's own clock.
     pub(super) heartbeat_gap_guest_ms: f64,
     pub(super) fault_us: Faults,
+    /// Missing in pure postcopy.
+    pub(super) rounds: Option<RoundReport>,
     pub(super) pages: PageReport,
     pub(super) wire_bytes: u64,
     pub(super) rate_100ms: Vec<Window>,
@@ -86,6 +148,7 @@ impl Report {
         let mut line = |name: &str, value: String| {
             let _ = writeln!(text, "{name:<16}{value}");
         };
+        line("mode", format!("{} ({})", self.mode, self.phases.join(", ")));
         line("downtime", format!("{:.2} ms ({})", self.downtime_ms, parts.join(", ")));
         line("total", format!("{:.1} ms", self.total_ms));
         if let Some(drain) = self.drain_ms {
@@ -99,6 +162,10 @@ impl Report {
                 self.heartbeat_gap_ms, self.heartbeat_gap_guest_ms
             ),
         );
+        line("silent", format!("{:.1} ms in gaps of more than 20 ms", self.stall_ms));
+        if let Some(rounds) = &self.rounds {
+            line("rounds", rounds.text());
+        }
         line(
             "faults",
             format!(
@@ -110,8 +177,14 @@ impl Report {
         line(
             "pages",
             format!(
-                "{} demand, {} prefault, {} background, of these {} of one repeated byte; {} in all",
-                pages.demand, pages.prefault, pages.background, pages.zero, pages.total
+                "{} precopy, {} demand, {} prefault, {} background, of these {} of one repeated byte; \
+                 {} in all",
+                pages.precopy,
+                pages.demand,
+                pages.prefault,
+                pages.background,
+                pages.zero,
+                pages.total
             ),
         );
         let mib = self.wire_bytes as f64 / f64::from(1 << 20);

@@ -1,10 +1,11 @@
 //! The course of the demo: two VMs, one guest, one move.
 
 use super::child::VmProcess;
+use super::options::Mode;
 use super::progress::Progress;
 use super::protocol::{GuestLine, Verdict};
 use super::qmp::{Qmp, Status};
-use super::report::{PageReport, Report, downtime, ends_agree};
+use super::report::{PageReport, Report, RoundReport, downtime, ends_agree};
 use super::serial::{Assembler, Heard, Port};
 use super::series::{Beat, Beats};
 use super::{End, Options, interrupted};
@@ -12,6 +13,7 @@ use anyhow::{Context as _, anyhow, bail};
 use crossbeam_channel::{Sender, unbounded};
 use serde_json::{Value, json};
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -41,6 +43,17 @@ pub(super) struct Scenario<'o> {
     said: Vec<Heard>,
     progress: Progress,
     deadline: Instant,
+    /// Most of the vCPUs' time that was seen to be taken, in percent.
+    throttle_most: u8,
+}
+
+/// When things happened.
+struct Times {
+    start: Instant,
+    /// The migration is complete, or all but the pages that nobody asks for.
+    moved: Instant,
+    /// The check begins.
+    until: Instant,
 }
 
 impl<'o> Scenario<'o> {
@@ -67,6 +80,7 @@ impl<'o> Scenario<'o> {
             said: Vec::new(),
             progress,
             deadline,
+            throttle_most: 0,
         })
     }
 
@@ -81,11 +95,14 @@ impl<'o> Scenario<'o> {
         self.until_said("run", |line| *line == GuestLine::Mark)?;
         let uri = self.listen()?;
         let start = Instant::now();
-        self.source.qmp.run("migrate-set-parameters", &self.options.parameters())?;
+        for (command, arguments) in self.options.settings() {
+            self.source.qmp.run(command, &arguments)?;
+        }
         self.source.qmp.run("migrate", &self.options.migrate_arguments(&uri))?;
         // Without background, it is the check that asks for most of the memory.
         let awaited = if self.options.no_background { "postcopy-active" } else { "completed" };
         let mut statuses = self.watch(awaited)?;
+        let moved = Instant::now();
         self.run_for("run", SETTLE)?;
         let until = Instant::now();
         let verdict = self.verify()?;
@@ -98,7 +115,7 @@ impl<'o> Scenario<'o> {
             statuses = self.watch("completed")?;
         }
         self.end()?;
-        Ok(self.report(start, until, verdict, &statuses))
+        Ok(self.report(&Times { start, moved, until }, verdict, &statuses))
     }
 
     /// Has the guest check its memory.
@@ -136,12 +153,9 @@ impl<'o> Scenario<'o> {
             let source = self.source.qmp.migration()?;
             let destination = self.destination.qmp.migration()?;
             let (at, to) = (&source.0, &destination.0);
-            let left = if to.pages.total > 0 { to.pages.remaining } else { at.pages.remaining };
-            let rate = at.rate.max(to.rate) / f64::from(1 << 20);
-            let detail = format!(
-                "{}: {left} pages left, {} faults, {rate:.0} MiB/s",
-                at.phase, to.faults.count
-            );
+            self.throttle_most =
+                self.throttle_most.max(at.rounds.map_or(0, |rounds| rounds.throttle));
+            let detail = detail(at, to);
             self.progress.show("migrate", &detail);
             for (end, status) in [("source", at), ("destination", to)] {
                 let bad = matches!(
@@ -164,7 +178,11 @@ impl<'o> Scenario<'o> {
     fn check_time(&self, what: &str) -> anyhow::Result<()> {
         interrupted()?;
         if Instant::now() >= self.deadline {
-            bail!("not done after {} s ({what}); see --timeout", self.options.timeout);
+            let hint = match self.options.mode {
+                Mode::Precopy => "--auto-converge, --downtime-limit and --timeout",
+                Mode::Postcopy | Mode::Hybrid => "--timeout",
+            };
+            bail!("not done after {} s ({what}); see {hint}", self.options.timeout);
         }
         Ok(())
     }
@@ -237,16 +255,17 @@ impl<'o> Scenario<'o> {
 
     fn report(
         &self,
-        start: Instant,
-        until: Instant,
+        times: &Times,
         verdict: Verdict,
         [source, destination]: &[(Status, Value); 2],
     ) -> Report {
+        let Times { start, moved, until } = *times;
         let (from, to) = (&source.0, &destination.0);
         let (downtime_ms, phases_ms) = downtime(from, to);
         Report {
             verified: verdict.ok && ends_agree(from, to),
             mode: from.mode.clone(),
+            phases: self.source.qmp.phases().to_vec(),
             guest: if self.options.linux { "linux" } else { "bare-metal" },
             memory_bytes: self.options.memory,
             dirty_rate: self.options.dirty_rate,
@@ -256,9 +275,12 @@ impl<'o> Scenario<'o> {
             drain_ms: to.drain_ms.or(from.drain_ms),
             heartbeat_gap_ms: self.beats.longest_gap_ms(start, until),
             heartbeat_gap_switch_ms: self.beats.gap_at_switch_ms(),
+            stall_ms: self.beats.stall_ms(start, moved),
             heartbeat_gap_guest_ms: verdict.max_gap_us as f64 / 1e3,
             fault_us: to.faults,
+            rounds: from.rounds.map(|rounds| RoundReport::new(&rounds, self.throttle_most)),
             pages: PageReport {
+                precopy: to.pages.precopy,
                 demand: to.pages.demand,
                 prefault: to.pages.prefault,
                 background: to.pages.background,
@@ -273,6 +295,38 @@ impl<'o> Scenario<'o> {
             destination: destination.1.clone(),
         }
     }
+}
+
+/// Where the migration is, for people.
+fn detail(source: &Status, destination: &Status) -> String {
+    let at_source = source.pages.remaining;
+    let left = if destination.pages.total > 0 && source.phase != "active" {
+        destination.pages.remaining
+    } else {
+        at_source
+    };
+    let rate = source.rate.max(destination.rate) / f64::from(1 << 20);
+    let mut text = source.phase.clone();
+    match source.rounds {
+        Some(rounds) if source.phase == "active" => {
+            let _ = write!(
+                text,
+                ", round {}: {left} pages left, the guest writes {:.0} pages/s",
+                rounds.passes, rounds.dirty_pages_rate
+            );
+            if let Some(expected) = rounds.expected_downtime_ms {
+                let _ = write!(text, ", expected downtime {expected:.0} ms");
+            }
+            if rounds.throttle > 0 {
+                let _ = write!(text, ", throttle {} %", rounds.throttle);
+            }
+        }
+        _ => {
+            let _ = write!(text, ": {left} pages left, {} faults", destination.faults.count);
+        }
+    }
+    let _ = write!(text, ", {rate:.0} MiB/s");
+    text
 }
 
 impl Side {

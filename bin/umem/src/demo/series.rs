@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 /// Length of a window of the writing rate.
 const WINDOW: Duration = Duration::from_millis(100);
+/// A longer time between two heartbeats counts as a silence. Linux beats each 10 ms.
+const SILENCE: Duration = Duration::from_millis(20);
 
 /// A heartbeat.
 #[derive(Debug, Clone, Copy)]
@@ -45,11 +47,20 @@ impl Beats {
 
     /// Longest time between two heartbeats from `from` until `until`, in milliseconds.
     pub(super) fn longest_gap_ms(&self, from: Instant, until: Instant) -> f64 {
+        self.gaps(from, until).max().map_or(0.0, milliseconds)
+    }
+
+    /// Silences of more than [`SILENCE`] from `from` until `until`, added up, in milliseconds.
+    pub(super) fn stall_ms(&self, from: Instant, until: Instant) -> f64 {
+        self.gaps(from, until).filter(|gap| *gap > SILENCE).map(milliseconds).sum()
+    }
+
+    /// Times between heartbeats that follow each other, the first begun at or before `from`.
+    fn gaps(&self, from: Instant, until: Instant) -> impl Iterator<Item = Duration> {
         let begin = self.0.partition_point(|beat| beat.at < from).saturating_sub(1);
         let end = self.0.partition_point(|beat| beat.at <= until);
-        let gaps = self.0.get(begin..end).unwrap_or_default().windows(2);
-        let gaps = gaps.filter_map(|pair| Some(pair.last()?.at.duration_since(pair.first()?.at)));
-        gaps.max().map_or(0.0, milliseconds)
+        let pairs = self.0.get(begin..end).unwrap_or_default().windows(2);
+        pairs.filter_map(|pair| Some(pair.last()?.at.duration_since(pair.first()?.at)))
     }
 
     /// Time between the last heartbeat from the source and the first from the destination.
@@ -108,6 +119,8 @@ mod tests {
         assert_eq!(beats.gap_at_switch_ms().map(f64::round), Some(270.0));
         assert_eq!(beats.longest_gap_ms(start, after(300)).round(), 10.0);
         assert_eq!(beats.longest_gap_ms(after(400), after(1000)).round(), 10.0);
+        assert_eq!(beats.stall_ms(start, after(1000)).round(), 270.0);
+        assert_eq!(beats.stall_ms(after(400), after(1000)), 0.0);
         let windows = beats.rate(start, after(550));
         let seen: Vec<_> = windows.iter().map(|w| (w.ms, w.writes, w.switch)).skip(9).collect();
         let expected = [
