@@ -1,7 +1,8 @@
-//! The JSON monitor: QEMU's machine protocol (QMP), one JSON object a line.
+//! The JSON monitor: QEMU's machine protocol (QMP).
 
 use crate::command::{self, Args, Output};
 use crate::lines::{LINE_MAX, Line, Lines};
+use crate::messages::Messages;
 use crate::outlet::Outlet;
 use crate::report;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
@@ -37,13 +38,12 @@ struct Client {
 /// Serves a client until it goes away.
 pub(crate) fn session(input: impl Read, outlet: Arc<Outlet>, vm: Arc<dyn VmControl>) {
     let mut client = Client { vm, outlet, telling: None };
-    let mut lines = Lines::new(input);
+    let mut lines = Lines::<_, Messages>::new(input);
     let mut sent = client.send(&json!({
         "QMP": { "version": command::version_json(), "capabilities": [] }
     }));
     while sent && let Ok(Some(line)) = lines.next_line() {
         sent = match line {
-            Line::Text(line) if line.trim().is_empty() => true,
             Line::Text(line) => client.take(&line),
             Line::TooLong => client.refuse(
                 &Refusal::generic(format!("the line is longer than {LINE_MAX} bytes")),

@@ -8,6 +8,7 @@ mod editor;
 mod json;
 mod lines;
 mod manual;
+mod messages;
 mod outlet;
 mod report;
 mod serve;

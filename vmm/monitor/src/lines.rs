@@ -16,17 +16,49 @@ pub(crate) enum Line {
     NotText,
 }
 
+/// What a byte does to the line that it comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Belongs to it.
+    Keep,
+    /// Belongs to no line.
+    Drop,
+    /// Ends it and belongs to it.
+    KeepAndEnd,
+    /// Ends it.
+    End,
+}
+
+/// What a line is.
+pub(crate) trait Cut {
+    /// The next byte.
+    fn step(&mut self, byte: u8) -> Step;
+    /// The line is wrong: it ends at the next line end.
+    fn skip(&mut self) {}
+}
+
+/// Lines of text.
+#[derive(Debug, Default)]
+pub(crate) struct TextLines;
+
+impl Cut for TextLines {
+    fn step(&mut self, byte: u8) -> Step {
+        if byte == b'\n' { Step::End } else { Step::Keep }
+    }
+}
+
 /// Cuts a stream into lines, holding never more than one of them.
-pub(crate) struct Lines<R> {
+pub(crate) struct Lines<R, C> {
     input: R,
+    cut: C,
     chunk: Box<[u8]>,
     /// What of the chunk is not used yet.
     rest: std::ops::Range<usize>,
 }
 
-impl<R: Read> Lines<R> {
+impl<R: Read, C: Cut + Default> Lines<R, C> {
     pub(crate) fn new(input: R) -> Self {
-        Self { input, chunk: vec![0; 4096].into(), rest: 0..0 }
+        Self { input, cut: C::default(), chunk: vec![0; 4096].into(), rest: 0..0 }
     }
 
     /// The next line; `None` at the end of the stream. A last line without its end counts not: its
@@ -35,18 +67,21 @@ impl<R: Read> Lines<R> {
         let mut line = Vec::new();
         let mut too_long = false;
         loop {
-            let unused = self.chunk.get(self.rest.clone()).unwrap_or_default();
-            let end = unused.iter().position(|byte| *byte == b'\n');
-            let part = unused.get(..end.unwrap_or(unused.len())).unwrap_or_default();
-            if line.len().saturating_add(part.len()) > LINE_MAX {
-                too_long = true;
-                line = Vec::new();
-            } else if !too_long {
-                line.extend_from_slice(part);
-            }
-            if let Some(end) = end {
-                self.rest.start += end + 1;
-                return Ok(Some(finish(line, too_long)));
+            while let Some(byte) = self.chunk.get(self.rest.clone()).and_then(|rest| rest.first()) {
+                self.rest.start += 1;
+                let step = self.cut.step(*byte);
+                if matches!(step, Step::Keep | Step::KeepAndEnd) && !too_long {
+                    line.push(*byte);
+                    if line.len() > LINE_MAX {
+                        too_long = true;
+                        line = Vec::new();
+                        self.cut.skip();
+                        continue;
+                    }
+                }
+                if matches!(step, Step::End | Step::KeepAndEnd) {
+                    return Ok(Some(finish(line, too_long)));
+                }
             }
             let count = loop {
                 match self.input.read(&mut self.chunk) {
@@ -77,7 +112,7 @@ mod tests {
     use super::*;
 
     fn all(bytes: &[u8]) -> Vec<Line> {
-        let mut lines = Lines::new(bytes);
+        let mut lines = Lines::<_, TextLines>::new(bytes);
         std::iter::from_fn(|| lines.next_line().unwrap()).collect()
     }
 

@@ -13,7 +13,8 @@ This page is made from the command table (`vmm/monitor/src/command/table.rs`); a
 `-monitor PLACE` opens a text monitor, `-qmp PLACE` a JSON monitor; either may be given several times.
 Places: `stdio`, `unix:PATH,server`, `tcp:HOST:PORT,server`, `none`. Any number of clients (32 a monitor)
 may be connected at once. A client that sends garbage gets an error, one that does not read is closed after
-2 s; lines have at most 64 KiB. The end of `stdio` ends that monitor, not the VM.
+2 s; lines have at most 64 KiB, and so have JSON objects, which need no line end and may go over several
+lines. The end of `stdio` ends that monitor, not the VM.
 
 The JSON monitor speaks QMP as far as it goes: greeting, `qmp_capabilities`, `execute` with `arguments` and
 `id`, `return` or `error` with `class` and `desc`, events with time stamps. A client written for QEMU moves a

@@ -77,10 +77,12 @@ fn rounds(text: &mut String, end: End, rounds: &RoundsStatus, page_bytes: u64) {
             mebi(dirty_pages_rate * page_bytes as f64),
             mebi(send_rate)
         );
+        let expected = rounds.expected_downtime_ms;
+        let expected = expected.map_or("not known yet".to_owned(), |ms| format!("{ms:.1} ms"));
         let _ = writeln!(
             text,
-            "  expected downtime {:.1} ms; {} % of the vCPUs' time taken",
-            rounds.expected_downtime_ms, rounds.throttle
+            "  expected downtime {expected}; {} % of the vCPUs' time taken",
+            rounds.throttle
         );
     }
 }

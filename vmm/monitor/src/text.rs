@@ -1,7 +1,7 @@
 //! The text monitor.
 
 use crate::command::{self, VERSION};
-use crate::lines::{LINE_MAX, Line, Lines};
+use crate::lines::{LINE_MAX, Line, Lines, TextLines};
 use crate::outlet::Outlet;
 use machine::VmControl;
 use std::io::Read;
@@ -29,7 +29,7 @@ pub(crate) fn answer(vm: &dyn VmControl, line: &str) -> Reply {
 
 /// Serves a client until it goes away. One that ended its input has still its answers.
 pub(crate) fn session(input: impl Read, outlet: &Outlet, vm: &dyn VmControl) {
-    let mut lines = Lines::new(input);
+    let mut lines = Lines::<_, TextLines>::new(input);
     let mut sent = outlet.send((greeting() + PROMPT).as_bytes());
     while sent.is_ok()
         && let Ok(Some(line)) = lines.next_line()

@@ -26,8 +26,10 @@ pub(crate) fn json(status: &MigrationStatus, page_bytes: u64) -> Value {
         answer["downtime"] = whole(total);
     }
     if let Some(rounds) = &status.rounds {
-        if status.phase == "active" && rounds.expected_downtime_ms.is_finite() {
-            answer["expected-downtime"] = whole(rounds.expected_downtime_ms);
+        if status.phase == "active"
+            && let Some(expected) = rounds.expected_downtime_ms
+        {
+            answer["expected-downtime"] = whole(expected);
         }
         if rounds.throttle > 0 {
             answer["cpu-throttle-percentage"] = rounds.throttle.into();

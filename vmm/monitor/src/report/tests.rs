@@ -94,7 +94,7 @@ fn in_rounds() -> MigrationStatus {
             discarded: 120,
             dirty_pages_rate: 2560.4,
             send_rate: 52_428_800.0,
-            expected_downtime_ms: 35.25,
+            expected_downtime_ms: Some(35.25),
             throttle: 20,
         }),
         pages: PageCounts {
@@ -123,6 +123,8 @@ pages: 65536 total, 26536 remaining
   precopy 39000, demand 0, prefault 0, background 0; of these 0 of one repeated byte
 ";
     assert!(text.contains(expected), "{text}");
+    let early = MigrationStatus { rounds: Some(RoundsStatus::default()), ..in_rounds() };
+    assert!(super::text(&early, PAGE).contains("expected downtime not known yet; 0 %"));
     let status = MigrationStatus { end: End::Destination, ..in_rounds() };
     let text = super::text(&status, PAGE);
     assert!(text.contains("rounds: 3 begun, 40210 copies of pages received"), "{text}");
@@ -142,10 +144,8 @@ fn query_migrate_tells_the_rounds_as_qemu_does() {
     assert_eq!(answer["ram"]["precopy-bytes"], 987_654);
     assert_eq!(answer["x-umem"]["rounds"]["discarded"], 120);
     assert!(answer.get("downtime").is_none(), "{answer}");
-    let mut endless = in_rounds();
-    endless.rounds =
-        Some(RoundsStatus { expected_downtime_ms: f64::INFINITY, ..RoundsStatus::default() });
-    let answer = json(&endless, PAGE);
+    let early = MigrationStatus { rounds: Some(RoundsStatus::default()), ..in_rounds() };
+    let answer = json(&early, PAGE);
     assert!(answer.get("expected-downtime").is_none(), "{answer}");
     assert!(answer.get("cpu-throttle-percentage").is_none(), "{answer}");
 }

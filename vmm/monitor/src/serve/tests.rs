@@ -264,6 +264,24 @@ fn garbage_is_answered_and_the_client_goes_on() {
 }
 
 #[test]
+fn requests_need_no_line_ends_and_half_a_one_is_forgotten_when_told_so() {
+    let fixture = start(Kind::Json);
+    let mut client = negotiated(&fixture.path);
+    let (one, two) = (json!({"execute": "stop", "id": 1}), json!({"execute": "cont", "id": 2}));
+    client.get_mut().write_all(format!("{one}{two}").as_bytes()).unwrap();
+    assert_eq!(
+        (hear(&mut client)["id"].take(), hear(&mut client)["id"].take()),
+        (1.into(), 2.into())
+    );
+    client.get_mut().write_all(format!("{one:#}").as_bytes()).unwrap();
+    assert_eq!(hear(&mut client)["id"], 1, "over several lines");
+    client.get_mut().write_all(b"{\"execute\": \xff\n").unwrap();
+    assert!(hear(&mut client)["error"]["desc"].is_string());
+    assert_eq!(ask(&mut client, &two)["id"], 2);
+    assert_eq!(fixture.vm.calls(), ["stop", "cont", "stop", "cont"]);
+}
+
+#[test]
 fn a_text_client_sees_greeting_prompt_answers_and_refusals() {
     let fixture = start(Kind::Text);
     let mut client = connect(&fixture.path);
