@@ -59,8 +59,8 @@ pub struct RoundsStatus {
     /// Bytes sent a second, over the last round that says something about it.
     pub send_rate: f64,
     /// How long the guest would stand still if it were stopped now and moved by precopy,
-    /// milliseconds.
-    pub expected_downtime_ms: f64,
+    /// milliseconds; `None` while that cannot be told.
+    pub expected_downtime_ms: Option<f64>,
     /// Time taken from the vCPUs, per cent.
     pub throttle: u8,
 }

@@ -256,12 +256,12 @@ fn what_comes_late_after_a_cancel_does_nothing() {
 #[test]
 fn the_downtime_limit_can_be_raised_between_rounds_and_the_figures_are_shown() {
     let mut here = Here::in_first_round(rounds(Switch::Never));
-    assert_eq!(here.engine.rounds().unwrap().expected_downtime, Duration::MAX);
+    assert_eq!(here.engine.rounds().unwrap().expected_downtime, None);
     here.round(1, 1000, 300);
     let view = here.engine.rounds().unwrap();
     assert_eq!((view.passes, view.dirty_pages_rate), (2, 3000));
     assert_eq!(view.send_rate, 40_960_000);
-    assert_eq!(view.expected_downtime, Duration::from_millis(30));
+    assert_eq!(view.expected_downtime, Some(Duration::from_millis(30)));
     here.engine.set_downtime_limit(Duration::from_millis(35));
     // Too little was sent for a rate of its own.
     assert_eq!(here.round(2, 250, 310), [SourceAction::StopGuest]);

@@ -298,7 +298,7 @@ impl Work<'_> {
                 passes: round,
                 dirty_pages_rate: pending as f64 / took.as_secs_f64().max(1e-6),
                 send_rate: history.send_rate() as f64,
-                expected_downtime_ms: milliseconds(expected),
+                expected_downtime_ms: (expected != Duration::MAX).then(|| milliseconds(expected)),
                 ..RoundsStatus::default()
             });
             // A switch has no meaning here but that rounds gain little.

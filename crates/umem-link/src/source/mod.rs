@@ -10,7 +10,7 @@ mod workers;
 use crate::host::SourceVm;
 use crate::lane::Departures;
 use crate::lanes::Lanes;
-use crate::meter::Meter;
+use crate::meter::{Meter, milliseconds};
 use crate::status::{End, FaultLatency, MigrationStatus, PageCounts, RoundsStatus, word};
 use crate::uri::Endpoint;
 use crate::wake::Wake;
@@ -324,7 +324,7 @@ impl Shared {
             discarded: self.departures.discarded.load(Ordering::Relaxed),
             dirty_pages_rate: view.dirty_pages_rate as f64,
             send_rate: view.send_rate as f64,
-            expected_downtime_ms: view.expected_downtime.as_secs_f64() * 1e3,
+            expected_downtime_ms: view.expected_downtime.map(milliseconds),
             throttle: view.throttle,
         })
     }

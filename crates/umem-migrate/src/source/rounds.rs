@@ -33,8 +33,8 @@ pub struct RoundsView {
     pub dirty_pages_rate: u64,
     /// Bytes a second.
     pub send_rate: u64,
-    /// What the guest's standing still would take now; [`Duration::MAX`] before it can be told.
-    pub expected_downtime: Duration,
+    /// What the guest's standing still would take now; `None` before it can be told.
+    pub expected_downtime: Option<Duration>,
     /// How much the guest is slowed down, per cent.
     pub throttle: u8,
 }
@@ -115,14 +115,13 @@ impl Source {
     #[must_use]
     pub fn rounds(&self) -> Option<RoundsView> {
         let progress = self.progress.as_ref()?;
-        let expected_downtime = progress.pending.map_or(Duration::MAX, |pending| {
-            progress.history.predicted_downtime(pending, self.page_bytes)
-        });
+        let predict = |pending| progress.history.predicted_downtime(pending, self.page_bytes);
+        let expected = progress.pending.map(predict);
         Some(RoundsView {
             passes: progress.passes,
             dirty_pages_rate: progress.dirty_pages_rate,
             send_rate: progress.history.send_rate(),
-            expected_downtime,
+            expected_downtime: expected.filter(|expected| *expected != Duration::MAX),
             throttle: self.throttle,
         })
     }
