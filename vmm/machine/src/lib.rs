@@ -27,6 +27,7 @@ mod outgoing;
 mod sbi;
 mod shared;
 mod throttle;
+mod tracking;
 mod vcpu;
 mod vm;
 

@@ -8,6 +8,7 @@ use crate::driver::Driver;
 use crate::frozen::{StandsStill, freeze};
 use crate::lifecycle::Ownership;
 use crate::shared::Shared;
+use crate::tracking::Turn;
 use crate::vm::{QUIESCE_BOUND, STOP_BOUND, Vm};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -173,6 +174,12 @@ impl Vm {
             ))),
             _ => Ok(()),
         }
+    }
+
+    /// RAM of the guest as it runs, and its log for one migration.
+    pub(crate) fn live_ram(&mut self) -> LiveRam {
+        let ram = self.hardware.pages.ram().clone();
+        LiveRam { ram, dirty: Arc::new(Turn::new(self.writes.clone())) }
     }
 
     pub(crate) fn stop_for_migration(&mut self) -> Result<StoppedGuest, ControlError> {

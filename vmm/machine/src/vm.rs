@@ -18,7 +18,7 @@ use crate::{cpu, fdt::TreeConfig};
 use accel::VcpuHandle;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use umem_link::{Block, LiveRam, MachineDescription};
+use umem_link::{Block, MachineDescription};
 use umem_memory::{DirtyLog, FrozenRam};
 use umem_state::{Package, PackageBuilder, StateError};
 
@@ -77,6 +77,9 @@ pub(crate) struct Vm {
     pub(crate) life: Lifecycle,
     pub(crate) hardware: Hardware,
     vcpus: Vec<VcpuThread>,
+    /// All that writes RAM: vCPUs by the accelerator's log, and this process (devices, loaders,
+    /// resets) by that of RAM.
+    pub(crate) writes: Arc<DirtyLog>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) driver: Driver<Vm>,
     /// Device and vCPU state at power-on, for resets.
@@ -112,6 +115,10 @@ impl Vm {
             board_requests.post(move |vm| vm.guest_asks(request));
         });
         let hardware = Hardware::build(&config, console, &handles, requests)?;
+        let ram = hardware.pages.ram();
+        let total = ram.layout().total_pages();
+        let harts = (0..).zip(handles.iter().cloned()).collect();
+        let writes = vec![cpu::writes(total, harts), Arc::new(ram.host_writes())];
         let sbi = Sbi::new(handles.clone().into());
         let (events, vcpu_asked) = (driver.clone(), asked.clone());
         let report = Arc::new(move |hart, event| {
@@ -149,6 +156,7 @@ impl Vm {
             life,
             hardware,
             vcpus,
+            writes: Arc::new(DirtyLog::new(total, writes)),
             shared,
             driver,
             pristine,
@@ -390,16 +398,6 @@ impl Vm {
         }
         self.shared.events.tell(&VmEvent::Shutdown);
         self.shared.exit.set(ExitReason::Quit);
-    }
-
-    /// RAM of the guest that runs or could run, and all that writes it: vCPUs by the accelerator's
-    /// log, and this process (devices, loaders, resets) by that of RAM.
-    pub(crate) fn live_ram(&mut self) -> LiveRam {
-        let ram = self.hardware.pages.ram().clone();
-        let pages = ram.layout().total_pages();
-        let harts = self.vcpus.iter().map(|vcpu| (vcpu.view().hart(), vcpu.reach().1)).collect();
-        let sources = vec![cpu::writes(pages, harts), Arc::new(ram.host_writes())];
-        LiveRam { ram, dirty: Arc::new(DirtyLog::new(pages, sources)) }
     }
 
     /// Registers of a hart, as text.

@@ -7,7 +7,7 @@ use crate::control::{MigrateMode, MigrateRequest, MigrationCapabilities};
 use crate::driver::{Inbox, channel};
 use std::path::PathBuf;
 use umem_fault::FaultPlane;
-use umem_link::Mode;
+use umem_link::{LiveRam, Mode};
 use umem_memory::{GuestAddress, PageBitmap, PageIndex, PageRange};
 
 fn image() -> PathBuf {
@@ -319,4 +319,106 @@ fn requests_that_make_no_sense_are_refused_with_the_numbers() {
     vm.shared.migration.set_capabilities(both).unwrap();
     let edge = MigrateRequest { prefault_forward: 2048, background: false, ..precopy() };
     assert!(vm.check_request(&edge).is_ok(), "it may go over to postcopy");
+}
+
+/// What the guest has printed.
+#[derive(Clone, Default)]
+struct Printed(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Printed {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Printed {
+    fn beats(&self) -> usize {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).matches("\nh ").count()
+    }
+}
+
+/// Processor time of a thread, in ticks of 10 ms: fields 14 and 15 of its `stat` (proc(5)).
+fn ticks_used(thread: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let field = |at: usize| fields.split(' ').nth(at).unwrap().parse::<u64>().unwrap();
+    field(12) + field(13)
+}
+
+#[test]
+fn a_throttled_guest_that_never_rests_gets_little_time_and_still_hears_its_timer() {
+    let (printed, (driver, _inbox)) = (Printed::default(), channel());
+    let console = ConsoleBackend { output: Box::new(printed.clone()), input: None };
+    let config = VmConfig {
+        memory_bytes: 8 << 20,
+        kernel: Some(image()),
+        command_line: "fill=1 rate=1000000000 beat_us=2000".to_owned(),
+        ..VmConfig::default()
+    };
+    let mut vm = Vm::new(config, console, driver).unwrap();
+    vm.begin().unwrap();
+    let started = Instant::now();
+    let until = |what: &str, done: &dyn Fn() -> bool| {
+        while !done() {
+            assert!(started.elapsed() < Duration::from_secs(60), "never: {what}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    until("it runs", &|| printed.beats() > 0);
+    vm.shared.throttle.set(99);
+    let beats = printed.beats();
+    until("its heart beats on", &|| printed.beats() >= beats + 5);
+    let thread = vm.vcpus[0].view().thread_id().unwrap();
+    // Of 400 ms it is to have 4; a host that is busy gives it less.
+    until("it gets little time", &|| {
+        let before = ticks_used(thread);
+        std::thread::sleep(Duration::from_millis(400));
+        ticks_used(thread) - before < 10
+    });
+    vm.stop().unwrap();
+}
+
+#[test]
+fn rounds_that_came_to_nothing_leave_no_memory() {
+    let (mut vm, _inbox) = incoming();
+    vm.config.postcopy = false;
+    for _ in 0..2 {
+        let ram = vm.admit_arrival(&vm.description(), Mode::PRECOPY).unwrap();
+        let all = PageRange::new(PageIndex(0), ram.layout().total_pages());
+        assert_eq!(ram.populated(all).unwrap(), []);
+        ram.fill_pages(PageRange::new(PageIndex(10), 100), 0xa5).unwrap();
+        vm.abandon_arrival();
+        assert!(vm.admit_arrival(&vm.description(), Mode::HYBRID).is_err());
+    }
+    let ram = vm.admit_arrival(&vm.description(), Mode::PRECOPY).unwrap();
+    let all = PageRange::new(PageIndex(0), ram.layout().total_pages());
+    assert_eq!(ram.populated(all).unwrap(), []);
+}
+
+#[test]
+fn a_guest_that_came_by_precopy_runs_without_page_service() {
+    let (mut source, _jobs) = running(Vec::new());
+    let guest = source.stop_for_migration().unwrap();
+    let (mut vm, _inbox) = incoming();
+    vm.config.postcopy = false;
+    let ram = vm.admit_arrival(&source.description(), Mode::PRECOPY).unwrap();
+    let all = PageRange::new(PageIndex(0), ram.layout().total_pages());
+    ram.write_pages(all, guest.ram.slice(all).unwrap()).unwrap();
+    vm.arriving_runs = vm.load(&guest.package).unwrap();
+    vm.arrive(Duration::ZERO, Instant::now()).unwrap();
+    vm.arrival_complete();
+    assert!(vm.hardware.pages.plane().is_none());
+    assert_eq!((vm.life.ownership(), vm.life.state()), (Ownership::Owner, RunState::Running));
+    let live = vm.live_ram();
+    live.dirty.start().unwrap();
+    let started = Instant::now();
+    while collected(&live).count() == 0 {
+        assert!(started.elapsed() < Duration::from_secs(30), "it does nothing");
+    }
+    assert!(vm.trouble.is_none());
 }
