@@ -140,6 +140,8 @@ impl SourceSession {
         let (events, inbox) = crossbeam_channel::unbounded();
         let (theirs, sender) = (shared.clone(), events.clone());
         std::thread::Builder::new().name("migration".to_owned()).spawn(move || {
+            // The phase that it begins with is told as those that follow.
+            theirs.vm.phase_changed("setup");
             run::run(&theirs, &sender, &inbox, options);
         })?;
         Ok(Self { shared, events })

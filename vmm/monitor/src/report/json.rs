@@ -55,11 +55,20 @@ fn ram(status: &MigrationStatus, page_bytes: u64) -> Value {
         "normal-bytes": normal.saturating_mul(page_bytes),
         "dirty-pages-rate": whole(rounds.dirty_pages_rate),
         "dirty-sync-count": rounds.passes,
-        "mbps": status.rate * 8.0 / 1e6,
+        "mbps": megabits(status),
         "page-size": page_bytes,
         "postcopy-requests": pages.demand,
         "precopy-bytes": precopy_bytes(status, &rounds, page_bytes),
     })
+}
+
+/// Megabits a second: over the last moments, or over the whole of a migration that has ended.
+fn megabits(status: &MigrationStatus) -> f64 {
+    let ended = matches!(status.phase.as_str(), "completed" | "failed" | "cancelled");
+    if ended && status.total_ms > 0.0 {
+        return status.wire_bytes as f64 * 8.0 / 1e3 / status.total_ms;
+    }
+    status.rate * 8.0 / 1e6
 }
 
 /// All bytes of a migration that was precopy alone so far; with postcopy, at most the content of the

@@ -144,6 +144,9 @@ fn query_migrate_tells_the_rounds_as_qemu_does() {
     assert_eq!(answer["ram"]["precopy-bytes"], 987_654);
     assert_eq!(answer["x-umem"]["rounds"]["discarded"], 120);
     assert!(answer.get("downtime").is_none(), "{answer}");
+    assert_eq!(answer["ram"]["mbps"], 838.8608);
+    let ended = MigrationStatus { phase: "completed".into(), total_ms: 1000.0, ..in_rounds() };
+    assert_eq!(json(&ended, PAGE)["ram"]["mbps"], 7.901232, "over all of it");
     let early = MigrationStatus { rounds: Some(RoundsStatus::default()), ..in_rounds() };
     let answer = json(&early, PAGE);
     assert!(answer.get("expected-downtime").is_none(), "{answer}");
