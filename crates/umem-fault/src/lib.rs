@@ -1,4 +1,5 @@
-//! The fault plane: page-state table, userfaultfd, installing pages; writes that the kernel notes.
+//! The fault plane: page-state table, userfaultfd, installing pages, and taking them away again before
+//! the guest runs; writes that the kernel notes.
 
 mod error;
 mod install;

@@ -224,3 +224,19 @@ fn a_guest_that_writes_too_fast_is_slowed_down_and_arrives() {
     source.vm.set_parameters(MigrationParameters::default()).unwrap();
     arrived(&source, &destination);
 }
+
+#[test]
+fn a_guest_that_is_reset_while_rounds_go_on_arrives_as_it_is_after_that() {
+    let source = Machine::ready();
+    source.vm.set_parameters(trickle()).unwrap();
+    let (destination, uri) = Machine::listening(plain());
+    source.vm.migrate(precopy_to(&uri)).unwrap();
+    source.until("a round goes on", |vm| {
+        vm.migration().is_some_and(|status| status.rounds.is_some_and(|rounds| rounds.copies > 0))
+    });
+    let mark = source.screen.mark();
+    source.vm.system_reset().unwrap();
+    source.screen.line(mark, "ready");
+    source.vm.set_parameters(MigrationParameters::default()).unwrap();
+    arrived(&source, &destination);
+}

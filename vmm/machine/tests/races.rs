@@ -3,12 +3,20 @@
 
 mod rig;
 
-use machine::{ExitReason, FaultPath, MigrateRequest, RunState, VmControl};
+use machine::{ExitReason, FaultPath, MigrateMode, MigrateRequest, RunState, VmConfig, VmControl};
 use rig::{Machine, config, to};
 use std::time::Duration;
 
 /// Moments to act at, in microseconds after `migrate`: from before the stop to after the handover.
 const MOMENTS: [u64; 6] = [0, 300, 1000, 2000, 4000, 10_000];
+
+/// All ways to move, and a destination for each.
+const MODES: [MigrateMode; 3] =
+    [MigrateMode::Postcopy, MigrateMode::Precopy, MigrateMode::Hybrid { rounds: 2 }];
+
+fn destination_for(mode: MigrateMode, path: FaultPath) -> VmConfig {
+    VmConfig { postcopy: mode != MigrateMode::Precopy, ..config(true, path) }
+}
 
 /// Where the guest is once the migration has got to its end.
 fn owner<'a>(source: &'a Machine, destination: &'a Machine) -> &'a Machine {
@@ -55,10 +63,11 @@ fn a_guest_that_switches_itself_off_during_a_migration_ends_at_the_end_that_has_
 
 #[test]
 fn a_migration_cancelled_at_any_moment_leaves_one_guest() {
-    for moment in MOMENTS {
+    // The later ones are in rounds that copy.
+    for (moment, mode) in MOMENTS.iter().flat_map(|moment| MODES.map(|mode| (*moment, mode))) {
         let source = Machine::ready();
-        let (destination, uri) = Machine::listening(config(true, FaultPath::Vcpu));
-        source.vm.migrate(to(&uri)).unwrap();
+        let (destination, uri) = Machine::listening(destination_for(mode, FaultPath::Vcpu));
+        source.vm.migrate(MigrateRequest { mode, ..to(&uri) }).unwrap();
         std::thread::sleep(Duration::from_micros(moment));
         let _ = source.vm.migrate_cancel();
         let owner = owner(&source, &destination);
@@ -69,10 +78,11 @@ fn a_migration_cancelled_at_any_moment_leaves_one_guest() {
 
 #[test]
 fn a_destination_quit_at_any_moment_before_the_handover_leaves_the_guest_at_the_source() {
-    for moment in MOMENTS {
+    for (moment, mode) in MOMENTS.iter().flat_map(|moment| MODES.map(|mode| (*moment, mode))) {
         let source = Machine::ready();
-        let (destination, uri) = Machine::listening(config(true, FaultPath::Vcpu));
-        source.vm.migrate(MigrateRequest { background: false, ..to(&uri) }).unwrap();
+        let (destination, uri) = Machine::listening(destination_for(mode, FaultPath::Vcpu));
+        let background = mode == MigrateMode::Precopy;
+        source.vm.migrate(MigrateRequest { mode, background, ..to(&uri) }).unwrap();
         std::thread::sleep(Duration::from_micros(moment));
         destination.vm.quit();
         source.until("an end", |vm| {
@@ -90,10 +100,11 @@ fn a_destination_quit_at_any_moment_before_the_handover_leaves_the_guest_at_the_
 
 #[test]
 fn commands_from_all_sides_during_a_migration_neither_hang_nor_harm() {
-    for path in [FaultPath::Vcpu, FaultPath::Uffd] {
+    let paths = [FaultPath::Vcpu, FaultPath::Uffd];
+    for (path, mode) in paths.iter().flat_map(|path| MODES.map(|mode| (*path, mode))) {
         let source = Machine::ready();
-        let (destination, uri) = Machine::listening(config(true, path));
-        source.vm.migrate(to(&uri)).unwrap();
+        let (destination, uri) = Machine::listening(destination_for(mode, path));
+        source.vm.migrate(MigrateRequest { mode, ..to(&uri) }).unwrap();
         std::thread::scope(|scope| {
             for vm in [&source.vm, &destination.vm, &source.vm, &destination.vm] {
                 scope.spawn(move || {
