@@ -55,9 +55,12 @@ impl RoundSender {
         }
         let mut sent = 0;
         while pacer.pass(sent) {
-            let Some(range) = self.live.next(CHUNK_PAGES) else { break };
-            sent = self.send_chunk(range, writer, credit)?;
-            share.pages += range.count;
+            let batch = self.next_batch();
+            if batch.is_empty() {
+                break;
+            }
+            sent = self.send_batch(&batch, writer, credit)?;
+            share.pages += batch.iter().map(|range| range.count).sum::<u64>();
             share.bytes += sent;
         }
         let end = encode_round_end(round);
@@ -66,19 +69,35 @@ impl RoundSender {
         Ok(share)
     }
 
-    fn send_chunk(
+    /// Runs of pages that go out in one write: a guest's writes are scattered, and a system call a page
+    /// would cost more than the page.
+    fn next_batch(&self) -> Vec<PageRange> {
+        let mut batch = Vec::new();
+        let mut room = CHUNK_PAGES;
+        while room > 0
+            && let Some(range) = self.live.next(room)
+        {
+            room -= range.count;
+            batch.push(range);
+        }
+        batch
+    }
+
+    fn send_batch(
         &mut self,
-        range: PageRange,
+        batch: &[PageRange],
         writer: &mut dyn Write,
         credit: &mut CreditWindow,
     ) -> Result<u64, LaneError> {
-        if self.live.ram().is_readable(range) {
-            return self.send_readable(range, writer, credit);
+        let ram = self.live.ram();
+        if batch.iter().all(|range| ram.is_readable(*range)) {
+            return self.send_readable(batch, writer, credit);
         }
         let mut bytes = 0;
-        for page in range.pages() {
+        for page in batch.iter().flat_map(|range| range.pages()) {
+            let page_alone = [PageRange::one(page)];
             if self.live.ram().is_readable(PageRange::one(page)) {
-                bytes += self.send_readable(PageRange::one(page), writer, credit)?;
+                bytes += self.send_readable(&page_alone, writer, credit)?;
             } else if self.unreadable_stay {
                 self.live.give_back(page);
             } else {
@@ -90,32 +109,43 @@ impl RoundSender {
 
     fn send_readable(
         &mut self,
-        range: PageRange,
+        batch: &[PageRange],
         writer: &mut dyn Write,
         credit: &mut CreditWindow,
     ) -> Result<u64, LaneError> {
         let page_bytes = self.page_size().len();
-        let copy = self.copy.get_mut(..page_bytes * range.count as usize).unwrap_or_default();
-        self.live.ram().copy_pages(range, copy)?;
-        let mut frame = PagesBuilder::new(range.start.0, Cause::Precopy, page_bytes);
         let mut tally = Tally::default();
-        let mut contents = Vec::with_capacity(range.count as usize);
-        for (page, content) in range.pages().zip(copy.chunks_exact(page_bytes)) {
-            let kind = kind_of(page, content);
-            frame.push(kind);
-            count(&mut tally, &self.live, page, kind);
-            if matches!(kind, PageKind::Content(_)) {
-                contents.push(content);
+        let mut frames = Vec::with_capacity(batch.len());
+        let (mut rest, mut bytes, mut fills, mut pages) = (&mut *self.copy, 0, 0, 0);
+        for range in batch {
+            let (copy, behind) =
+                rest.split_at_mut_checked(page_bytes * range.count as usize).unwrap_or_default();
+            rest = behind;
+            self.live.ram().copy_pages(*range, copy)?;
+            let mut frame = PagesBuilder::new(range.start.0, Cause::Precopy, page_bytes);
+            let mut contents = Vec::with_capacity(range.count as usize);
+            for (page, content) in range.pages().zip(copy.chunks_exact(page_bytes)) {
+                let kind = kind_of(page, content);
+                frame.push(kind);
+                count(&mut tally, &self.live, page, kind);
+                if matches!(kind, PageKind::Content(_)) {
+                    contents.push(content);
+                }
             }
+            pages += range.count;
+            fills += range.count - contents.len() as u64;
+            let head = frame.head();
+            bytes += (head.len() + contents.len() * page_bytes) as u64;
+            frames.push((head, contents));
         }
-        let fills = range.count - contents.len() as u64;
-        self.departures.count(Cause::Precopy, range.count, fills);
+        self.departures.count(Cause::Precopy, pages, fills);
         self.departures.merge(tally);
-        let head = frame.head();
-        let bytes = (head.len() + contents.len() * page_bytes) as u64;
         credit.take(bytes)?;
-        let mut slices = vec![IoSlice::new(&head)];
-        slices.extend(contents.iter().map(|content| IoSlice::new(content)));
+        let mut slices: Vec<IoSlice<'_>> = Vec::new();
+        for (head, contents) in &frames {
+            slices.push(IoSlice::new(head));
+            slices.extend(contents.iter().map(|content| IoSlice::new(content)));
+        }
         write_all_vectored(writer, &mut slices)?;
         Ok(bytes)
     }
