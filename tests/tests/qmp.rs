@@ -2,9 +2,12 @@
 #![allow(missing_docs)]
 
 use serde_json::{Value, json};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use umem_tests::moving::{guest, ready};
+use std::time::Duration;
+use umem_tests::moving::{accept, complete, guest, ready};
 use umem_tests::qmp::{Client, given};
 use umem_tests::{Lab, Vm, test_guest, until};
 
@@ -138,4 +141,55 @@ fn the_same_client_moves_a_guest_of_qemus() {
     assert_eq!(report["destination-run"]["status"], "running");
     assert_eq!(report["refusals"]["not-incoming"][0], "GenericError");
     assert_eq!(report["refusals"]["unknown"][0], "CommandNotFound");
+}
+
+/// A client that was greeted and then sends `bytes`, or as many as are taken, and reads no more.
+fn hostile(lab: &Lab, monitor: &str, bytes: &[u8]) -> UnixStream {
+    let mut stream = UnixStream::connect(lab.path(monitor)).expect("the monitor listens");
+    stream.set_write_timeout(Some(Duration::from_millis(500))).expect("a time limit");
+    let mut greeting = String::new();
+    let greeted = BufReader::new(&stream).read_line(&mut greeting);
+    assert!(greeted.is_ok() && greeting.contains("umem"), "{greeting}");
+    // It may be cut off meanwhile.
+    let _ = stream.write_all(bytes);
+    stream
+}
+
+#[test]
+fn hostile_monitor_clients_harm_no_move() {
+    let lab = Lab::new();
+    let (mut source, mut destination) = pair(&lab, 64);
+    let flood = [
+        b"{\"execute\":\"qmp_capabilities\"}".to_vec(),
+        b"{\"execute\":\"query-commands\"}".repeat(2000),
+    ];
+    let clients: Vec<UnixStream> = ["a", "b"]
+        .into_iter()
+        .flat_map(|name| {
+            let (json, text) = (format!("{name}.qmp"), format!("{name}.monitor"));
+            [
+                // Asks for much and reads none of it, nor any event.
+                hostile(&lab, &json, &flood.concat()),
+                hostile(&lab, &json, b"{\"execute\":\"qui"),
+                hostile(&lab, &json, &vec![b'['; 8 << 20]),
+                hostile(&lab, &json, &[0xff; 4096]),
+                hostile(&lab, &text, &b"help\n".repeat(20_000)),
+                hostile(&lab, &text, b"quit"),
+                hostile(&lab, &text, &vec![b'x'; 8 << 20]),
+            ]
+        })
+        .collect();
+    accept(&mut destination, "migrate_incoming tcp:127.0.0.1:0");
+    accept(&mut destination, "migrate_set_capability postcopy-ram on");
+    let uri = destination.address();
+    accept(&mut source, "migrate_set_capability postcopy-ram on");
+    accept(&mut source, "migrate_set_parameter max-bandwidth 8M");
+    accept(&mut source, &format!("migrate {uri}"));
+    source.wait_phase(&["active"]);
+    let text = source.text.command("info migrate");
+    assert!(text.contains("mode: hybrid (source)") && text.contains("rounds: 1 begun"), "{text}");
+    accept(&mut source, "migrate_start_postcopy");
+    complete(&mut source, &mut destination);
+    destination.verify();
+    drop(clients);
 }
