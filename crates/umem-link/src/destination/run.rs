@@ -104,15 +104,14 @@ struct Runner<'a> {
     package: Option<Vec<u8>>,
 }
 
-/// The word for a state.
-fn phase(state: DestinationState) -> &'static str {
+/// The word for a state; after the switch, that of a guest whose pages still come.
+fn phase(state: DestinationState, switched: &'static str) -> &'static str {
     match state {
         DestinationState::Describing | DestinationState::Checking => "setup",
         DestinationState::Receiving | DestinationState::Switching => "active",
         DestinationState::Loading => "device",
-        DestinationState::Prepared => "prepared",
-        DestinationState::Starting => "handover",
-        DestinationState::Running => "postcopy-active",
+        DestinationState::Prepared | DestinationState::Starting => "prepared",
+        DestinationState::Running => switched,
         DestinationState::Complete | DestinationState::Agreed => "completed",
         DestinationState::Stranded => "postcopy-paused",
         DestinationState::Dead(_) => "failed",
@@ -201,10 +200,12 @@ impl Runner<'_> {
     }
 
     fn publish(&self) {
+        let has_postcopy = self.shared.view().mode.is_none_or(|mode| mode.postcopy);
+        let switched = if has_postcopy { "postcopy-active" } else { "device" };
         let phase = match self.engine.state() {
             // All is here, but it is complete only when the source has agreed, or cannot any more.
-            DestinationState::Complete if self.engine.error().is_none() => "postcopy-active",
-            state => phase(state),
+            DestinationState::Complete if self.engine.error().is_none() => switched,
+            state => phase(state, switched),
         };
         self.shared.view().verified = self.engine.verified();
         if self.meter.phase(phase, self.engine.error()) {

@@ -79,16 +79,21 @@ impl PageSender {
         }
     }
 
-    /// Answers requests until the lane ends.
+    /// Answers requests until the lane ends. `go_on` is asked before each answer, and waits while none
+    /// may go; `false` ends.
     pub(crate) fn serve_demand(
         &self,
         reader: Box<dyn Read + Send>,
         mut writer: Box<dyn Write + Send>,
+        go_on: &mut dyn FnMut() -> bool,
     ) -> Result<(), LaneError> {
         let mut frames = FrameReader::new(reader, MAX_CONTROL_BODY);
         loop {
             let frame = frames.next()?;
             let requested = decode_request(frame.kind, frame.body)?;
+            if !go_on() {
+                return Ok(());
+            }
             let order = self.plan.demand(&requested)?;
             // What somebody waits for is not kept until many neighbours have been looked at.
             let demanded = order.partition_point(|wanted| wanted.cause == Cause::Demand);

@@ -67,6 +67,8 @@ enum Event {
     LaneLost(String),
     /// A connection has sent its share of a round, or cannot.
     Share(u32, Result<round::Share, String>),
+    /// Pages are held back, or not any more.
+    Held,
     /// Another limit for the guest's standing still.
     DowntimeLimit(Duration),
     /// The process is ending.
@@ -84,6 +86,8 @@ struct Shared {
     strategy: Strategy,
     background: Pacer,
     rounds: Pacer,
+    /// Off while the operator holds all pages back.
+    gate: Pacer,
     /// While the guest's pages are sent in rounds, and after.
     live: Mutex<Option<Arc<Live>>>,
     rounds_view: Mutex<Option<RoundsView>>,
@@ -129,6 +133,7 @@ impl SourceSession {
             strategy: options.strategy,
             background: Pacer::new(options.background, options.bandwidth),
             rounds: Pacer::new(true, options.rounds_bandwidth),
+            gate: Pacer::new(true, 0),
             live: Mutex::new(None),
             rounds_view: Mutex::new(None),
             wake: Wake::new()?,
@@ -274,7 +279,8 @@ impl SourceSession {
         self.ask(SourceEvent::StartPostcopy)
     }
 
-    /// Ends the connections while the destination runs the guest; both ends keep what they have.
+    /// Holds all pages back while the guest runs at the destination: whatever touches a missing one
+    /// waits until [`Self::go_on`]. The connections stay.
     ///
     /// # Errors
     /// In any other phase.
@@ -282,8 +288,25 @@ impl SourceSession {
         if self.state() != Some(SourceState::Serving) {
             return Err("only a postcopy whose guest runs at the destination can be paused".into());
         }
-        let why = "paused by the operator".to_owned();
-        self.ask(SourceEvent::LinkLost(why))
+        self.hold(true);
+        Ok(())
+    }
+
+    /// Ends [`Self::pause`].
+    ///
+    /// # Errors
+    /// When nothing is held back.
+    pub fn go_on(&self) -> Result<(), String> {
+        if self.ended() || self.shared.gate.is_on() {
+            return Err("this migration is not paused".into());
+        }
+        self.hold(false);
+        Ok(())
+    }
+
+    fn hold(&self, held: bool) {
+        self.shared.gate.switch(!held);
+        let _ = self.events.send(Event::Held);
     }
 
     /// Limits the background to so many bytes a second from now on; 0 is no limit.
@@ -316,6 +339,7 @@ impl Shared {
     fn end_pacers(&self) {
         self.background.end();
         self.rounds.end();
+        self.gate.end();
     }
 
     fn rounds_status(&self) -> Option<RoundsStatus> {

@@ -89,6 +89,7 @@ fn finish(shared: &Shared, state: SourceState, error: Option<&str>, inbox: &Rece
             Event::Engine(_)
             | Event::LaneLost(_)
             | Event::Share(..)
+            | Event::Held
             | Event::DowntimeLimit(_)
             | Event::Abandoned => {}
         }
@@ -101,9 +102,12 @@ fn publish(shared: &Shared, state: SourceState, error: Option<&str>) {
     let phase = match state {
         SourceState::Describing | SourceState::Opening => "setup",
         SourceState::Rounds | SourceState::Switching => "active",
-        SourceState::Stopping | SourceState::Preparing => "device",
-        SourceState::HandoverUnknown | SourceState::Inquiring => "handover-unknown",
-        SourceState::Serving => "postcopy-active",
+        SourceState::Stopping | SourceState::Preparing | SourceState::HandoverUnknown => "device",
+        SourceState::Inquiring => "handover-unknown",
+        SourceState::Serving if !shared.gate.is_on() => "postcopy-paused",
+        SourceState::Serving if shared.strategy.mode().postcopy => "postcopy-active",
+        // All is there; both ends are about to agree on it.
+        SourceState::Serving => "device",
         SourceState::Stranded => "postcopy-paused",
         SourceState::Released => "completed",
         SourceState::Failed if error == Some(CANCELLED) => "cancelled",
@@ -178,6 +182,8 @@ impl Runner<'_> {
                 Ok(Event::Engine(event)) => self.handle(event),
                 Ok(Event::LaneLost(why)) => self.lane_lost(why),
                 Ok(Event::Share(round, share)) => self.share(round, share),
+                // The phase is told below.
+                Ok(Event::Held) => {}
                 Ok(Event::DowntimeLimit(limit)) => self.engine.set_downtime_limit(limit),
                 Ok(Event::Abandoned) => {
                     self.abandoned = true;
@@ -479,7 +485,11 @@ impl Runner<'_> {
     fn start_demand(&mut self) -> Result<(), String> {
         let Some((demand, sender)) = self.demand.take().zip(self.sender()) else { return Ok(()) };
         let ended = self.lane_ended("demand");
-        let serve = move || ended(sender.serve_demand(demand.reader, demand.writer));
+        let shared = self.shared.clone();
+        let serve = move || {
+            let mut go_on = || shared.gate.pass(0);
+            ended(sender.serve_demand(demand.reader, demand.writer, &mut go_on));
+        };
         self.shared.lanes.spawn("demand-out", serve).map_err(|error| format!("no thread: {error}"))
     }
 

@@ -118,11 +118,12 @@ impl Worker {
 
     fn serve(&mut self, sender: &PageSender) -> Result<(), LaneError> {
         give_way();
-        let background = &self.shared.background;
+        let shared = &self.shared;
+        let mut go_on = |sent| shared.background.pass(sent) && shared.gate.pass(0);
         let (writer, credit) = (&mut *self.writer, &mut self.credit);
-        if self.first && background.pass(0) {
+        if self.first && go_on(0) {
             sender.send_holes(writer, credit)?;
         }
-        sender.serve_background(writer, credit, &mut |sent| background.pass(sent))
+        sender.serve_background(writer, credit, &mut go_on)
     }
 }

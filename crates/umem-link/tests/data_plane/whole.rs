@@ -5,7 +5,9 @@ use crate::vms::Touch;
 use crate::world::{Way, World, fd, tcp, unix, wait_for};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use umem_fault::{FaultCause, Interrupt, Waited};
 use umem_link::{DestinationOptions, Prefault, SourceOptions};
+use umem_memory::PageIndex;
 
 const PAGES: u64 = 512;
 
@@ -201,4 +203,32 @@ fn a_guest_that_is_switched_off_needs_its_pages_no_more() {
         assert_eq!(source.vm.released.load(Ordering::SeqCst), 1);
         assert!(world.listener.give_up_memory("again", Duration::ZERO));
     }
+}
+
+#[test]
+fn a_paused_postcopy_sends_nothing_until_it_goes_on() {
+    let world = World::with(tcp(), PAGES, 2, DestinationOptions::default(), |vm| {
+        vm.touch_below = 64;
+    });
+    let source = world.source(SourceOptions { background: false, ..SourceOptions::default() });
+    assert!(source.session.go_on().is_err());
+    wait_for("the source", || source.session.status().phase == "postcopy-active");
+    wait_for("the first pages", || world.vm.touched.load(Ordering::SeqCst) == 64);
+    source.session.pause().unwrap();
+    wait_for("the word", || source.session.status().phase == "postcopy-paused");
+    let sent = source.session.status().pages;
+    source.session.set_background(true);
+    let plane = world.vm.plane().unwrap();
+    let interrupt = Interrupt::new();
+    std::thread::scope(|scope| {
+        let toucher = scope.spawn(|| plane.resolve(PageIndex(100), FaultCause::Vcpu, &interrupt));
+        wait_for("the request", || !world.listener.status().waiting_for.is_empty());
+        // Nothing has gone out, and nobody takes the pause for the end.
+        assert_eq!(source.session.status().pages, sent);
+        assert!(!source.session.ended());
+        source.session.go_on().unwrap();
+        assert_eq!(toucher.join().unwrap(), Waited::Present);
+    });
+    world.assert_whole(&source);
+    assert!(source.session.pause().is_err() && source.session.go_on().is_err());
 }
