@@ -39,7 +39,7 @@ pub(crate) fn text(status: &MigrationStatus, page_bytes: u64) -> String {
     }
     let _ = writeln!(text, "wire: {} bytes", status.wire_bytes);
     let _ = writeln!(text, "rate: {:.1} MiB/s", mebi(status.rate));
-    if status.end == End::Source {
+    if status.end == End::Source && status.mode != "precopy" {
         let _ = writeln!(text, "background: {}", if status.background { "on" } else { "off" });
     }
     let verified = if status.verified { "yes, both ends agree" } else { "no" };
@@ -70,21 +70,28 @@ fn rounds(text: &mut String, end: End, rounds: &RoundsStatus, page_bytes: u64) {
         text,
         "rounds: {passes} begun, {copies} copies of pages {way}, {discarded} pages discarded"
     );
-    if end == End::Source {
-        let _ = writeln!(
-            text,
-            "  guest writes {dirty_pages_rate:.0} pages/s ({:.1} MiB/s), source sends {:.1} MiB/s",
-            mebi(dirty_pages_rate * page_bytes as f64),
-            mebi(send_rate)
-        );
-        let expected = rounds.expected_downtime_ms;
-        let expected = expected.map_or("not known yet".to_owned(), |ms| format!("{ms:.1} ms"));
-        let _ = writeln!(
-            text,
-            "  expected downtime {expected}; {} % of the vCPUs' time taken",
-            rounds.throttle
-        );
+    if end == End::Destination {
+        return;
     }
+    if passes < 2 && rounds.expected_downtime_ms.is_none() {
+        text.push_str("  how much the guest writes is known when the first one has ended\n");
+        return;
+    }
+    let _ = writeln!(
+        text,
+        "  guest writes {dirty_pages_rate:.0} pages/s ({:.1} MiB/s), source sends {:.1} MiB/s",
+        mebi(dirty_pages_rate * page_bytes as f64),
+        mebi(send_rate)
+    );
+    let expected = match rounds.expected_downtime_ms {
+        Some(milliseconds) => format!("{milliseconds:.1} ms"),
+        None => "not known".to_owned(),
+    };
+    let _ = writeln!(
+        text,
+        "  expected downtime {expected}; {} % of the vCPUs' time taken",
+        rounds.throttle
+    );
 }
 
 fn mebi(bytes: f64) -> f64 {
@@ -143,7 +150,7 @@ pub(crate) fn outcome(status: &MigrationStatus) -> Option<String> {
         }
         let _ = write!(line, ", {} bytes on the wire", status.wire_bytes);
     }
-    if let Some(error) = &status.error {
+    if let Some(error) = status.error.as_ref().filter(|_| phase != "cancelled") {
         let _ = write!(line, ": {error}");
     }
     Some(line)

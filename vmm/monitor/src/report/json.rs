@@ -35,7 +35,8 @@ pub(crate) fn json(status: &MigrationStatus, page_bytes: u64) -> Value {
             answer["cpu-throttle-percentage"] = rounds.throttle.into();
         }
     }
-    if let Some(error) = &status.error {
+    // That somebody gave it up is no error in QEMU.
+    if let Some(error) = status.error.as_ref().filter(|_| status.phase != "cancelled") {
         answer["error-desc"] = error.as_str().into();
     }
     answer

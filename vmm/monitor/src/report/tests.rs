@@ -124,7 +124,7 @@ pages: 65536 total, 26536 remaining
 ";
     assert!(text.contains(expected), "{text}");
     let early = MigrationStatus { rounds: Some(RoundsStatus::default()), ..in_rounds() };
-    assert!(super::text(&early, PAGE).contains("expected downtime not known yet; 0 %"));
+    assert!(super::text(&early, PAGE).contains("is known when the first one has ended"));
     let status = MigrationStatus { end: End::Destination, ..in_rounds() };
     let text = super::text(&status, PAGE);
     assert!(text.contains("rounds: 3 begun, 40210 copies of pages received"), "{text}");
@@ -179,7 +179,10 @@ fn an_outcome_is_one_line() {
         ended("failed", Some("link lost")).as_deref(),
         Some("migration failed after 1234.6 ms: link lost")
     );
-    assert_eq!(ended("cancelled", None).as_deref(), Some("migration cancelled after 1234.6 ms"));
+    assert_eq!(
+        ended("cancelled", Some("cancelled")).as_deref(),
+        Some("migration cancelled after 1234.6 ms")
+    );
     assert_eq!(
         ended("postcopy-paused", Some("link lost")).as_deref(),
         Some("migration stands at postcopy-paused: link lost")
