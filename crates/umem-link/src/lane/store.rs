@@ -12,6 +12,8 @@ use umem_wire::{Cause, PageKind};
 enum Phase {
     /// Those of rounds: the guest runs at the source, and nobody uses RAM here.
     Rounds,
+    /// None: pages are void of which memory still holds the old bytes, until page service begins.
+    Voided,
     /// None: all are here, and the guest's state is being loaded, or it runs.
     Sealed,
     /// Those that are missing.
@@ -67,7 +69,7 @@ impl Store {
     /// Whether the bulk connections are needed no more: nothing is missing, and nothing may change.
     pub(crate) fn is_whole(&self, arrivals: &Arrivals) -> bool {
         match &*self.phase.read().unwrap_or_else(PoisonError::into_inner) {
-            Phase::Rounds => false,
+            Phase::Rounds | Phase::Voided => false,
             Phase::Sealed => true,
             Phase::Service(_) => arrivals.tally().pages == self.ram.layout().total_pages(),
         }
@@ -194,7 +196,7 @@ impl Store {
         bits: &[u8],
         arrivals: &Arrivals,
     ) -> Result<(), String> {
-        let phase = self.phase.read().unwrap_or_else(PoisonError::into_inner);
+        let mut phase = self.phase.write().unwrap_or_else(PoisonError::into_inner);
         let ranges = set_runs(start, bits);
         let mut tally = Tally::default();
         for range in &ranges {
@@ -209,7 +211,7 @@ impl Store {
         }
         match &*phase {
             // Their memory is given back when page service begins.
-            Phase::Rounds => {}
+            Phase::Rounds | Phase::Voided => *phase = Phase::Voided,
             Phase::Service(plane) => {
                 plane.withdraw_all(&ranges).map_err(|error| error.to_string())?;
             }

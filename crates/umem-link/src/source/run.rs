@@ -98,7 +98,6 @@ fn finish(shared: &Shared, state: SourceState, error: Option<&str>, inbox: &Rece
 
 /// Lets everybody see where the migration is.
 fn publish(shared: &Shared, state: SourceState, error: Option<&str>) {
-    *shared.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
     let phase = match state {
         SourceState::Describing | SourceState::Opening => "setup",
         SourceState::Rounds | SourceState::Switching => "active",
@@ -113,7 +112,10 @@ fn publish(shared: &Shared, state: SourceState, error: Option<&str>) {
         SourceState::Failed if error == Some(CANCELLED) => "cancelled",
         SourceState::Failed => "failed",
     };
-    if shared.meter.phase(phase, error) {
+    let is_news = shared.meter.phase(phase, error);
+    // Whoever sees the end sees how it ended; and whoever is told of it may begin the next.
+    *shared.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+    if is_news {
         shared.vm.phase_changed(phase);
     }
 }
@@ -314,7 +316,13 @@ impl Runner<'_> {
                 self.end_lanes();
                 self.shared.vm.released();
             }
-            SourceAction::Close => self.shared.lanes.close(),
+            SourceAction::Close => {
+                self.shared.lanes.close();
+                if self.engine.state() == SourceState::Failed {
+                    // Before it is told: whoever hears of it may want the dirty log at once.
+                    self.end_rounds();
+                }
+            }
         }
     }
 

@@ -247,6 +247,21 @@ fn pages_cannot_be_discarded_that_were_never_sent() {
 }
 
 #[test]
+fn no_round_comes_over_pages_that_are_void() {
+    refused(Mode::HYBRID, "wrong time", &|world, caller| {
+        let (_demand, mut bulk) = (caller.lane(Role::Demand), caller.lane(Role::Bulk));
+        bulk.write_all(&[run(0, 8, 3), encode_round_end(1)].concat()).unwrap();
+        assert!(matches!(caller.hear(), Some(ToSource::RoundPlaced { round: 1, .. })));
+        caller.say(&ToDestination::Discard { start: 0, bits: vec![0b11] });
+        wait_for("the discard", || {
+            world.listener.status().rounds.is_some_and(|rounds| rounds.discarded == 2)
+        });
+        bulk.write_all(&run(0, 8, 0)).unwrap();
+        while caller.hear().is_some() {}
+    });
+}
+
+#[test]
 fn a_guest_does_not_run_by_precopy_while_a_page_is_missing() {
     refused(Mode::PRECOPY, "1 pages are missing", &|world, caller| {
         let (_demand, mut bulk) = (caller.lane(Role::Demand), caller.lane(Role::Bulk));
