@@ -4,6 +4,7 @@ mod lanes;
 mod live;
 mod pacer;
 mod round;
+mod rounds;
 mod run;
 mod workers;
 

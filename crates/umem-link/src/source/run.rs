@@ -2,7 +2,7 @@
 
 use super::lanes::{First, PageLanes, Session};
 use super::live::Live;
-use super::round::Share;
+use super::rounds::RoundAtHand;
 use super::workers::Workers;
 use super::{Event, Shared, SourceOptions};
 use crate::channel::Channel;
@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use umem_memory::FrozenRam;
-use umem_migrate::{RoundReport, Source, SourceAction, SourceEvent, SourceState, Tally};
+use umem_migrate::{Source, SourceAction, SourceEvent, SourceState};
 use umem_wire::{ToDestination, ToSource};
 
 /// The reason of a migration that was given up by us.
@@ -120,37 +120,29 @@ fn publish(shared: &Shared, state: SourceState, error: Option<&str>) {
     }
 }
 
-/// A round that connections are sending.
-struct RoundAtHand {
-    round: u32,
-    /// Connections that have not sent their share yet.
-    left: usize,
-    share: Share,
-}
-
-struct Runner<'a> {
-    shared: &'a Arc<Shared>,
-    events: &'a Sender<Event>,
-    session: Session,
-    options: SourceOptions,
-    engine: Source,
-    writer: Box<dyn Write + Send>,
-    pages: Option<PageLanes>,
-    credit_bytes: u32,
-    ram: Option<FrozenRam>,
+pub(super) struct Runner<'a> {
+    pub(super) shared: &'a Arc<Shared>,
+    pub(super) events: &'a Sender<Event>,
+    pub(super) session: Session,
+    pub(super) options: SourceOptions,
+    pub(super) engine: Source,
+    pub(super) writer: Box<dyn Write + Send>,
+    pub(super) pages: Option<PageLanes>,
+    pub(super) credit_bytes: u32,
+    pub(super) ram: Option<FrozenRam>,
     /// What rounds of precopy know of the guest's pages.
-    live: Option<Arc<Live>>,
-    workers: Workers,
-    round: Option<RoundAtHand>,
+    pub(super) live: Option<Arc<Live>>,
+    pub(super) workers: Workers,
+    pub(super) round: Option<RoundAtHand>,
     /// The demand connection, until the guest stands still.
-    demand: Option<Channel>,
-    handover_at: Option<Instant>,
-    stop_ended: Option<Instant>,
+    pub(super) demand: Option<Channel>,
+    pub(super) handover_at: Option<Instant>,
+    pub(super) stop_ended: Option<Instant>,
     /// Whether the guest was stopped for this move.
-    stopped: bool,
+    pub(super) stopped: bool,
     /// A connection for pages that has ended before pages were due, why, and when that counts.
-    lane_lost: Option<(Instant, String)>,
-    abandoned: bool,
+    pub(super) lane_lost: Option<(Instant, String)>,
+    pub(super) abandoned: bool,
 }
 
 impl Runner<'_> {
@@ -233,7 +225,7 @@ impl Runner<'_> {
         }
     }
 
-    fn handle(&mut self, event: SourceEvent) {
+    pub(super) fn handle(&mut self, event: SourceEvent) {
         if matches!(event, SourceEvent::Message(ToSource::Running)) {
             self.measure_handover();
         }
@@ -354,7 +346,7 @@ impl Runner<'_> {
         }
     }
 
-    fn send(&mut self, message: &ToDestination) {
+    pub(super) fn send(&mut self, message: &ToDestination) {
         if let Err(error) = self.writer.write_all(&message.encode()) {
             self.handle(SourceEvent::LinkLost(error.to_string()));
         }
@@ -404,7 +396,7 @@ impl Runner<'_> {
     }
 
     /// Puts threads into the bulk connections, if that was not done yet.
-    fn start_workers(&mut self) -> Result<(), String> {
+    pub(super) fn start_workers(&mut self) -> Result<(), String> {
         let Some(PageLanes { demand, bulk }) = self.pages.take() else {
             return match self.workers.count() {
                 0 => Err("no connection for pages".to_owned()),
@@ -418,79 +410,8 @@ impl Runner<'_> {
         Ok(())
     }
 
-    fn start_rounds(&mut self) -> Result<(), String> {
-        let live = Live::start(&*self.shared.vm)?;
-        *self.shared.live.lock().unwrap_or_else(PoisonError::into_inner) = Some(live.clone());
-        self.live = Some(live);
-        self.start_workers()
-    }
-
-    fn send_round(&mut self, round: u32) {
-        if let Some(live) = &self.live {
-            live.begin_round();
-        }
-        // A guest that stands still waits for the round.
-        self.shared.rounds.hurry(self.stopped);
-        self.round =
-            Some(RoundAtHand { round, left: self.workers.count(), share: Share::default() });
-        self.shared.vm.round_begun(round);
-        self.workers.round(round);
-    }
-
-    /// A connection has sent its share of a round; the last one ends it.
-    fn share(&mut self, round: u32, share: Result<Share, String>) {
-        let Some(at_hand) = self.round.as_mut().filter(|at_hand| at_hand.round == round) else {
-            return;
-        };
-        let share = match share {
-            Ok(share) => share,
-            Err(why) => {
-                self.round = None;
-                return self.handle(SourceEvent::RoundSent(Err(why)));
-            }
-        };
-        at_hand.left = at_hand.left.saturating_sub(1);
-        at_hand.share.pages += share.pages;
-        at_hand.share.bytes += share.bytes;
-        if at_hand.left > 0 {
-            return;
-        }
-        let Share { pages, bytes } = at_hand.share;
-        self.round = None;
-        let digest = self.shared.departures.tally().digest;
-        let report = RoundReport { round, pages, bytes, digest };
-        self.handle(SourceEvent::RoundSent(Ok(report)));
-    }
-
-    /// Tells the destination which of its copies are void. Of a guest that has stopped, what is pending
-    /// now is what it will ask for.
-    fn discard(&mut self) {
-        let Some(live) = self.live.clone() else { return };
-        let (messages, pages) = live.discard();
-        let mut tally = Tally::default();
-        pages.iter().for_each(|page| tally.discard(page.0));
-        self.shared.departures.merge(tally);
-        self.shared.departures.discarded.fetch_add(pages.len() as u64, Ordering::Relaxed);
-        messages.iter().for_each(|message| self.send(message));
-        if self.stopped {
-            self.shared.plan.leave(live.pending());
-            self.shared.plan.prefer(live.hot());
-            if let Err(why) = self.start_demand() {
-                self.handle(SourceEvent::LinkLost(why));
-            }
-        }
-    }
-
-    /// Ends what rounds have needed. The guest may run on here, or have left.
-    fn end_rounds(&mut self) {
-        self.workers = Workers::default();
-        if let Some(live) = self.live.take() {
-            live.stop();
-        }
-    }
-
     /// Answers requests from now on: the guest stands still, and the plan knows what is left to send.
-    fn start_demand(&mut self) -> Result<(), String> {
+    pub(super) fn start_demand(&mut self) -> Result<(), String> {
         let Some((demand, sender)) = self.demand.take().zip(self.sender()) else { return Ok(()) };
         let ended = self.lane_ended("demand");
         let shared = self.shared.clone();
