@@ -50,7 +50,7 @@ fn nobody_listens() {
     refuse(&mut source, "migrate -p tcp:127.0.0.1", &["the port is missing"]);
     refuse(&mut source, "migrate -p fd:x", &["fd:x"]);
     fails(&mut source, "fd:77", &["fd:77"]);
-    refuse(&mut source, "migrate tcp:127.0.0.1:1", &["use -p"]);
+    refuse(&mut source, "migrate -n tcp:127.0.0.1:1", &["only with -p"]);
     let mut destination = lab.vm("b", LISTEN).start();
     let uri = destination.address();
     then_moves(&mut source, &mut destination, &uri);
@@ -103,7 +103,7 @@ fn the_destination_does_not_take_postcopy() {
     let mut source = source(&lab, 36);
     let mut other = lab.vm("c", "-m 64M -incoming tcp:127.0.0.1:0").start();
     let uri = other.address();
-    fails(&mut source, &uri, &["without -postcopy"]);
+    fails(&mut source, &uri, &["takes no guests by postcopy", "-postcopy"]);
     error(&mut other, &["-postcopy"]);
     let mut destination = lab.vm("b", LISTEN).start();
     let uri = destination.address();
