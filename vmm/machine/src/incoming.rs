@@ -5,6 +5,7 @@ use crate::config::Incoming;
 use crate::control::{ControlError, VmEvent};
 use crate::driver::Driver;
 use crate::lifecycle::Ownership;
+use crate::sessions::Arrival;
 use crate::shared::Shared;
 use crate::vm::{Vm, chain};
 use std::sync::Arc;
@@ -13,13 +14,14 @@ use umem_fault::FaultPlane;
 use umem_fault::uffd::Userfaultfd;
 use umem_link::{
     DestinationListener, DestinationOptions, DestinationVm, Endpoint, MachineDescription, Mode,
+    snapshot_path,
 };
 use umem_memory::{GuestRam, PageBitmap};
 
 /// Longest wait for the driver while a guest comes in.
 const DRIVER_BOUND: Duration = Duration::from_secs(20);
 
-struct Arriving {
+pub(crate) struct Arriving {
     driver: Driver<Vm>,
     shared: Arc<Shared>,
 }
@@ -32,7 +34,7 @@ impl Arriving {
         self.driver.call_once_begun(DRIVER_BOUND, job).map_err(|error| error.to_string())?
     }
 
-    fn tell(&self, what: &str, job: impl FnOnce(&mut Vm) + Send + 'static) {
+    pub(crate) fn tell(&self, what: &str, job: impl FnOnce(&mut Vm) + Send + 'static) {
         if let Err(error) = self.driver.must_within(DRIVER_BOUND, job) {
             log::error!("{what}: {error}");
         }
@@ -91,13 +93,16 @@ impl Vm {
         if self.shared.migration.listens() {
             return Err(ControlError::new("this VM listens already (info migrate)"));
         }
+        let arriving = Arriving { driver: self.driver.clone(), shared: self.shared.clone() };
+        if let Some(path) = snapshot_path(uri) {
+            return self.load_from_file(&path, arriving);
+        }
         let endpoint: Endpoint = uri.parse().map_err(|error| ControlError(format!("{error}")))?;
-        let vm = Arc::new(Arriving { driver: self.driver.clone(), shared: self.shared.clone() });
         let layout = self.hardware.pages.ram().layout().clone();
         let options = DestinationOptions::default();
-        let listener = DestinationListener::start(&endpoint, vm, layout, options)
+        let listener = DestinationListener::start(&endpoint, Arc::new(arriving), layout, options)
             .map_err(|error| ControlError(chain(&error)))?;
-        self.shared.migration.set_incoming(listener);
+        self.shared.migration.set_incoming(Arrival::Link(listener));
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //! | ownership | may run | how it is left |
 //! |---|---|---|
 //! | `Owner` | yes | `Migrating` when an outgoing migration stops the guest |
-//! | `Migrating` | no | `Owner` (failed before the handover) or `HandoverUnknown` |
+//! | `Migrating` | no | `Owner` (failed before the handover, or saved to a file) or `HandoverUnknown` |
 //! | `HandoverUnknown` | no | `Owner` or `HandedOver`, by the destination's answer or the operator |
 //! | `HandedOver` | never again | `Released` when all pages arrived and both ends agree |
 //! | `Released` | never again | |
@@ -186,6 +186,14 @@ impl Lifecycle {
         self.ran_before_migration
     }
 
+    /// The guest was saved to a file. It is still ours, and goes on when it is told to.
+    pub(crate) fn saved(&mut self) {
+        if self.ownership == Ownership::Migrating {
+            self.ownership = Ownership::Owner;
+            self.state = RunState::Postmigrate;
+        }
+    }
+
     /// The handover's first byte goes to the kernel.
     pub(crate) fn handover_begun(&mut self) {
         if self.ownership == Ownership::Migrating {
@@ -268,6 +276,19 @@ mod tests {
         life.stop_for_migration().unwrap();
         assert!(!life.take_back());
         assert_eq!(life.state(), RunState::Paused);
+    }
+
+    #[test]
+    fn a_saved_guest_stays_stopped_until_it_is_told_to_go_on() {
+        let mut life = running();
+        life.saved();
+        assert_eq!(life.state(), RunState::Running, "only a migration's end saves it");
+        life.stop_for_migration().unwrap();
+        life.saved();
+        assert_eq!((life.ownership(), life.state()), (Ownership::Owner, RunState::Postmigrate));
+        assert!(!life.take_back());
+        life.run().unwrap();
+        assert_eq!(life.state(), RunState::Running);
     }
 
     #[test]

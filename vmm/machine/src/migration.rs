@@ -2,13 +2,14 @@
 //! VM does not keep anybody from watching or ending it.
 
 use crate::control::{ControlError, MigrationCapabilities, MigrationParameters, Owner};
+use crate::sessions::{Arrival, Outgoing};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use umem_link::{DestinationListener, MigrationStatus, Operator, SourceSession};
+use umem_link::{MigrationStatus, Operator};
 
 struct Desk {
-    outgoing: Option<Arc<SourceSession>>,
-    incoming: Option<Arc<DestinationListener>>,
+    outgoing: Option<Arc<Outgoing>>,
+    incoming: Option<Arc<Arrival>>,
     parameters: MigrationParameters,
     capabilities: MigrationCapabilities,
 }
@@ -31,23 +32,34 @@ impl MigrationDesk {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn outgoing(&self) -> Option<Arc<SourceSession>> {
+    fn outgoing(&self) -> Option<Arc<Outgoing>> {
         self.desk().outgoing.clone()
     }
 
     /// Begins to watch a migration away from here.
-    pub(crate) fn set_outgoing(&self, session: SourceSession) {
+    pub(crate) fn set_outgoing(&self, session: Outgoing) {
         self.desk().outgoing = Some(Arc::new(session));
     }
 
     /// Begins to watch a migration to here.
-    pub(crate) fn set_incoming(&self, listener: DestinationListener) {
-        self.desk().incoming = Some(Arc::new(listener));
+    pub(crate) fn set_incoming(&self, arrival: Arrival) {
+        self.desk().incoming = Some(Arc::new(arrival));
+    }
+
+    fn incoming(&self) -> Option<Arc<Arrival>> {
+        self.desk().incoming.clone()
     }
 
     /// Whether something listens for a guest.
     pub(crate) fn listens(&self) -> bool {
-        self.desk().incoming.is_some()
+        self.incoming().is_some_and(|arrival| arrival.listens())
+    }
+
+    /// Pages that a file did not give are read again.
+    pub(crate) fn retry_lost_pages(&self) {
+        if let Some(arrival) = self.incoming() {
+            arrival.retry();
+        }
     }
 
     /// Whether a migration away from here is under way.
@@ -102,10 +114,12 @@ impl MigrationDesk {
             desk.outgoing.clone()
         };
         if let Some(session) = outgoing {
-            session.set_background(parameters.postcopy_background);
-            session.set_bandwidth(parameters.max_postcopy_bandwidth);
-            session.set_rounds_bandwidth(parameters.max_bandwidth);
-            session.set_downtime_limit(Duration::from_millis(parameters.downtime_limit));
+            session.set(
+                parameters.postcopy_background,
+                parameters.max_postcopy_bandwidth,
+                parameters.max_bandwidth,
+                Duration::from_millis(parameters.downtime_limit),
+            );
         }
         Ok(())
     }
@@ -132,7 +146,7 @@ impl MigrationDesk {
         self.under_way()?.pause().map_err(ControlError)
     }
 
-    fn under_way(&self) -> Result<Arc<SourceSession>, ControlError> {
+    fn under_way(&self) -> Result<Arc<Outgoing>, ControlError> {
         let session = self.outgoing().filter(|session| !session.ended());
         session.ok_or_else(|| ControlError::new("no migration is under way"))
     }

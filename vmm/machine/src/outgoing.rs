@@ -7,6 +7,7 @@ use crate::control::{
 use crate::driver::Driver;
 use crate::frozen::{StandsStill, freeze};
 use crate::lifecycle::Ownership;
+use crate::sessions;
 use crate::shared::Shared;
 use crate::tracking::Turn;
 use crate::vm::{QUIESCE_BOUND, STOP_BOUND, Vm};
@@ -14,13 +15,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use umem_link::{
     AutoConverge, Endpoint, LiveRam, MachineDescription, Prefault, Rounds, SourceOptions,
-    SourceSession, SourceVm, StoppedGuest, Strategy, Switch,
+    SourceSession, SourceVm, StoppedGuest, Strategy, Switch, snapshot_path,
 };
 
 /// Longest wait for the driver while a guest moves; its own waits are bounded below this.
 const DRIVER_BOUND: Duration = Duration::from_secs(20);
 
-struct Outgoing {
+pub(crate) struct Outgoing {
     driver: Driver<Vm>,
     shared: Arc<Shared>,
     machine: MachineDescription,
@@ -28,7 +29,7 @@ struct Outgoing {
 
 impl Outgoing {
     /// Has the driver do something that must not be left undone: it is done even when it is late.
-    fn must(&self, what: &str, job: impl FnOnce(&mut Vm) + Send + 'static) {
+    pub(crate) fn must(&self, what: &str, job: impl FnOnce(&mut Vm) + Send + 'static) {
         if let Err(error) = self.driver.must_within(DRIVER_BOUND, job) {
             log::error!("{what}: {error}");
         }
@@ -111,15 +112,12 @@ impl Vm {
     /// # Errors
     /// What is wrong with the request or the moment.
     pub(crate) fn migrate(&mut self, request: &MigrateRequest) -> Result<(), ControlError> {
+        if let Some(path) = snapshot_path(&request.uri) {
+            return self.save_to_file(&path, request);
+        }
         let peer: Endpoint =
             request.uri.parse().map_err(|error| ControlError(format!("{error}")))?;
-        self.check_request(request)?;
-        if self.shared.migration.outgoing_under_way() {
-            return Err(ControlError::new("a migration is under way already (info migrate)"));
-        }
-        self.life.require_movable()?;
-        self.require_all_pages("a migration away from here")?;
-        self.require_no_lost_pages()?;
+        let outgoing = self.outgoing(request)?;
         let parameters = self.shared.migration.parameters();
         let capabilities = self.shared.migration.capabilities();
         let options = SourceOptions {
@@ -134,16 +132,30 @@ impl Vm {
             rounds_bandwidth: parameters.max_bandwidth,
             strategy: strategy(request.mode, &parameters, capabilities),
         };
-        let outgoing = Arc::new(Outgoing {
+        let layout = self.hardware.pages.ram().layout().clone();
+        let session = SourceSession::start(peer, Arc::new(outgoing), layout, options)
+            .map_err(|error| ControlError(format!("cannot start the migration: {error}")))?;
+        self.shared.migration.set_outgoing(sessions::Outgoing::Link(session));
+        Ok(())
+    }
+
+    /// This machine for a migration away from here.
+    ///
+    /// # Errors
+    /// What is wrong with the request or the moment.
+    pub(crate) fn outgoing(&self, request: &MigrateRequest) -> Result<Outgoing, ControlError> {
+        self.check_request(request)?;
+        if self.shared.migration.outgoing_under_way() {
+            return Err(ControlError::new("a migration is under way already (info migrate)"));
+        }
+        self.life.require_movable()?;
+        self.require_all_pages("a migration away from here")?;
+        self.require_no_lost_pages()?;
+        Ok(Outgoing {
             driver: self.driver.clone(),
             shared: self.shared.clone(),
             machine: self.description(),
-        });
-        let layout = self.hardware.pages.ram().layout().clone();
-        let session = SourceSession::start(peer, outgoing, layout, options)
-            .map_err(|error| ControlError(format!("cannot start the migration: {error}")))?;
-        self.shared.migration.set_outgoing(session);
-        Ok(())
+        })
     }
 
     /// Refuses what makes no sense for the way in which the guest is to move.

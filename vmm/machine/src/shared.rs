@@ -87,6 +87,9 @@ impl Shared {
             Ownership::Released => {
                 notes.push("the guest runs at the destination and needs nothing from here".into());
             }
+            Ownership::Owner if life.state() == RunState::Postmigrate => {
+                notes.push("the guest was saved to a file; cont lets it go on here".into());
+            }
             Ownership::Owner | Ownership::Migrating | Ownership::Incoming => {}
         }
         let waiting = self.pages.plane().map(|plane| plane.waiting()).unwrap_or_default();

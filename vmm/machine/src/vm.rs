@@ -241,6 +241,7 @@ impl Vm {
         self.hardware.lock_disks().map_err(|error| ControlError(chain(&error)))?;
         self.life.run()?;
         self.start_guest(Duration::ZERO);
+        self.shared.migration.retry_lost_pages();
         Ok(())
     }
 
@@ -336,7 +337,9 @@ impl Vm {
         self.require_all_pages("system_reset")?;
         // Memory is emptied only when there is something to boot.
         self.require_kernel().map_err(|error| ControlError(chain(&error)))?;
-        let ran = self.life.state() != RunState::Paused && self.life.state() != RunState::Prelaunch;
+        // One that was saved to a file stays stopped, and its disks may be another's.
+        let rests = [RunState::Paused, RunState::Prelaunch, RunState::Postmigrate];
+        let ran = !rests.contains(&self.life.state());
         let halting = Instant::now();
         if let Err(error) = self.halt_guest(STOP_BOUND, QUIESCE_BOUND) {
             if self.life.state() == RunState::Running {
@@ -393,7 +396,7 @@ impl Vm {
         let deadline = Instant::now() + OUTPUT_BOUND;
         let _ = self.hardware.quiesce(deadline);
         // What the guest has printed is not lost, and not printed at two places.
-        if self.life.ownership() == Ownership::Owner {
+        if self.life.ownership() == Ownership::Owner && self.life.state() != RunState::Postmigrate {
             self.hardware.finish_output(deadline);
         }
         self.shared.events.tell(&VmEvent::Shutdown);

@@ -150,8 +150,9 @@ pub(super) static GROUPS: &[(&str, &[OptionRow])] = &[
             one(
                 "incoming",
                 "URI|defer",
-                "wait for a guest on tcp:HOST:PORT (0 is any host), unix:PATH or fd:N; defer waits\n\
-                 for the monitor's migrate_incoming",
+                "wait for a guest on tcp:HOST:PORT (0 is any host), unix:PATH or fd:N, or\n\
+                 load it from file:PATH (with -postcopy it runs first, and its pages come when\n\
+                 they are needed); defer waits for the monitor's migrate_incoming",
                 |draft, text| {
                     draft.config.incoming = values::incoming(text)?;
                     Ok(())

@@ -173,6 +173,9 @@ pub(super) fn incoming(text: &str) -> Result<Incoming, String> {
     if text == "defer" {
         return Ok(Incoming::Defer);
     }
+    if umem_link::snapshot_path(text).is_some() {
+        return Ok(Incoming::Uri(text.to_owned()));
+    }
     let endpoint: umem_link::Endpoint =
         text.parse().map_err(|error: umem_link::UriError| error.to_string())?;
     drop(endpoint);

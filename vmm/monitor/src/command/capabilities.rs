@@ -75,7 +75,7 @@ pub(crate) const CAPABILITIES: [Capability; 23] = [
     never("x-ignore-shared", "memory shared with other processes is moved as any other"),
     never("validate-uuid", "guests have no UUID; board and memory are always compared"),
     never("background-snapshot", "a snapshot is taken as a migration to file:PATH"),
-    never("mapped-ram", "a snapshot is a stream, its pages have no fixed places"),
+    never("mapped-ram", "the pages of a snapshot have fixed places in any case"),
     never("dirty-limit", "vCPUs are slowed down by auto-converge alone"),
 ];
 
