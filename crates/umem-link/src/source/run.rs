@@ -45,12 +45,14 @@ pub(super) fn run(
         }
     };
     let machine = shared.vm.describe();
+    // One inherited connection carries one channel of each kind: the destination waits for no more.
+    let bulk_lanes = if pages.is_some() { 1 } else { options.bulk_lanes };
     let mut runner = Runner {
         shared,
         events,
         session,
         options,
-        engine: Source::new(shared.meter.now(), machine, options.bulk_lanes, options.strategy),
+        engine: Source::new(shared.meter.now(), machine, bulk_lanes, options.strategy),
         writer: control.writer,
         pages,
         credit_bytes: 0,
