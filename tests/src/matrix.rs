@@ -185,18 +185,19 @@ impl Case {
         pair.destination.serial.wait_beats(50);
         pair.destination.verify();
         for status in [pair.source.migration(), pair.destination.migration()] {
-            let pages = &status["pages"];
-            assert_eq!(pages["background"], 0, "{status:#}");
-            assert_eq!(status["phase"], "postcopy-active", "{status:#}");
+            assert_eq!(status["pages"]["background"], 0, "{status:#}");
             if self.neighbours.is_empty() {
-                assert_eq!(pages["prefault"], 0, "{status:#}");
+                assert_eq!(status["pages"]["prefault"], 0, "{status:#}");
             }
-            if status["end"] == "destination" {
-                let names = ["precopy", "demand", "prefault", "remaining"];
-                let sum: u64 = names.iter().map(|name| number(&pages[*name])).sum();
-                assert_eq!(sum, number(&pages["total"]), "{status:#}");
+            // The check asks for most of the RAM. In a hybrid move it may ask for all that is missing.
+            if self.mode == Mode::Postcopy {
+                assert_eq!(status["phase"], "postcopy-active", "{status:#}");
             }
         }
+        let come = pair.destination.migration();
+        let names = ["precopy", "demand", "prefault", "remaining"];
+        let sum: u64 = names.iter().map(|name| number(&come["pages"][*name])).sum();
+        assert_eq!(sum, number(&come["pages"]["total"]), "{come:#}");
         accept(&mut pair.source, "migrate_set_parameter postcopy-background on");
     }
 
@@ -240,7 +241,7 @@ impl Case {
             assert_eq!(phases.last().map(String::as_str), Some("completed"), "{phases:?}");
             let has = |phase: &str| phases.iter().any(|word| word == phase);
             assert_eq!(has("postcopy-active"), switched, "{}: {phases:?}", vm.name);
-            assert_eq!(has("active"), self.mode != Mode::Postcopy, "{}: {phases:?}", vm.name);
+            assert!(!has("postcopy-paused"), "{}: {phases:?}", vm.name);
         }
     }
 }
