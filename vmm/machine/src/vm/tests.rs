@@ -83,6 +83,41 @@ fn a_guest_taken_back_without_its_disks_does_not_run_until_it_has_them() {
 }
 
 #[test]
+fn a_saved_guest_gives_its_disks_up_and_goes_on_only_with_them() {
+    let path = std::env::temp_dir().join(format!("umem-saved-{}", std::process::id()));
+    std::fs::write(&path, [0; 4096]).unwrap();
+    let drive = || DriveConfig { id: "disk0".into(), path: path.clone(), read_only: false };
+    let (mut saved, _jobs) = running(vec![drive()]);
+    saved.stop_for_migration().unwrap();
+    saved.saved();
+    assert_eq!(
+        (saved.life.ownership(), saved.life.state()),
+        (Ownership::Owner, RunState::Postmigrate)
+    );
+    assert!(notes(&saved).contains("saved to a file"), "{}", notes(&saved));
+    let (other, _others_jobs) = running(vec![drive()]);
+    assert!(saved.cont().is_err(), "another VM has the disk");
+    // As new, but it does not run without its disk either.
+    saved.reset().unwrap();
+    assert_eq!(saved.life.state(), RunState::Postmigrate);
+    other.hardware.unlock_disks().unwrap();
+    saved.cont().unwrap();
+    assert_eq!(saved.life.state(), RunState::Running);
+    assert!(saved.shared.block().iter().all(|disk| disk.locked));
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn a_page_that_is_lost_pauses_the_guest_and_says_why() {
+    let (mut vm, _inbox) = running(Vec::new());
+    vm.page_lost(PageIndex(5), "its bytes were altered");
+    assert_eq!(vm.life.state(), RunState::Paused);
+    assert!(notes(&vm).contains("page 0x5") && notes(&vm).contains("its bytes were altered"));
+    vm.cont().unwrap();
+    assert_eq!((vm.life.state(), notes(&vm)), (RunState::Running, String::new()));
+}
+
+#[test]
 fn an_incoming_guest_that_is_given_up_leaves_no_memory_and_room_for_the_next() {
     let (mut vm, _inbox) = incoming();
     for _ in 0..2 {
