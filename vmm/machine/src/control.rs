@@ -303,12 +303,17 @@ pub trait VmControl: Send + Sync {
     /// # Errors
     /// None under way, or the migration was started without postcopy.
     fn migrate_start_postcopy(&self) -> Result<(), ControlError>;
-    /// Ends the connections of a postcopy whose guest has been handed over; both ends keep what they
-    /// have (`postcopy-paused`).
+    /// Holds back all pages of a postcopy whose guest has been handed over (`postcopy-paused` at the
+    /// source); the guest waits for those that it needs.
     ///
     /// # Errors
     /// None in that phase.
     fn migrate_pause(&self) -> Result<(), ControlError>;
+    /// Ends [`VmControl::migrate_pause`].
+    ///
+    /// # Errors
+    /// None is paused.
+    fn migrate_resume(&self) -> Result<(), ControlError>;
     /// The operator's decision when the outcome of the handover cannot be learned.
     ///
     /// # Errors

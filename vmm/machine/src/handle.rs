@@ -130,6 +130,10 @@ impl VmControl for VmHandle {
         self.shared.migration.pause()
     }
 
+    fn migrate_resume(&self) -> Result<(), ControlError> {
+        self.shared.migration.resume()
+    }
+
     fn migrate_resolve(&self, owner: Owner) -> Result<(), ControlError> {
         self.shared.migration.resolve(owner)
     }

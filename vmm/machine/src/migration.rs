@@ -138,12 +138,20 @@ impl MigrationDesk {
         self.under_way()?.start_postcopy().map_err(ControlError)
     }
 
-    /// Ends the connections of a postcopy.
+    /// Holds back a postcopy's pages.
     ///
     /// # Errors
     /// None in that phase.
     pub(crate) fn pause(&self) -> Result<(), ControlError> {
         self.under_way()?.pause().map_err(ControlError)
+    }
+
+    /// Sends a postcopy's pages again.
+    ///
+    /// # Errors
+    /// None is paused.
+    pub(crate) fn resume(&self) -> Result<(), ControlError> {
+        self.under_way()?.resume().map_err(ControlError)
     }
 
     fn under_way(&self) -> Result<Arc<Outgoing>, ControlError> {

@@ -60,6 +60,10 @@ impl Outgoing {
         self.link()?.pause()
     }
 
+    pub(crate) fn resume(&self) -> Result<(), String> {
+        self.link()?.go_on()
+    }
+
     pub(crate) fn abandon(&self) {
         match self {
             Self::Link(session) => session.abandon(),

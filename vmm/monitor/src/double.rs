@@ -121,6 +121,10 @@ impl VmControl for Recorder {
         self.note("pause")
     }
 
+    fn migrate_resume(&self) -> Result<(), ControlError> {
+        self.note("resume")
+    }
+
     fn parameters(&self) -> MigrationParameters {
         *self.parameters.lock().unwrap()
     }

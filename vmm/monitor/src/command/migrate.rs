@@ -17,8 +17,23 @@ pub(super) fn info(vm: &dyn VmControl, _: &Args) -> Answer {
 }
 
 pub(super) fn start(vm: &dyn VmControl, args: &Args) -> Answer {
+    if args.flag("resume") {
+        return resume(vm, args);
+    }
     let request = request(args)?;
     vm.migrate(request).map(|()| Output::done())
+}
+
+/// `migrate -r`: as in QEMU the address stands there, but the connections need none.
+fn resume(vm: &dyn VmControl, args: &Args) -> Answer {
+    let flags = ["postcopy", "no-background", "move-background"].map(|name| args.flag(name));
+    let numbers = ["precopy", "forward", "backward"].map(|name| args.number(name).is_some());
+    if flags.into_iter().chain(numbers).any(|given| given) {
+        return Err(ControlError::new(
+            "-r (resume) lets a paused migration go on as it was begun: no other option goes with it",
+        ));
+    }
+    vm.migrate_resume().map(|()| Output::done())
 }
 
 /// What the arguments ask for.

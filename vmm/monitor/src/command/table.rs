@@ -150,7 +150,7 @@ pub(crate) static TABLE: &[Command] = &[
         json: Some("migrate"),
         args: &[
             may("detach", Flag('d')),
-            may("resume", Refused(Some('r'), "a paused migration cannot be taken up again yet")),
+            may("resume", Flag('r')),
             may("blk", Refused(Some('b'), DISKS)),
             may("inc", Refused(Some('i'), DISKS)),
             may("channels", Refused(None, "a guest moves to one address: give it as 'uri'")),
@@ -167,7 +167,8 @@ pub(crate) static TABLE: &[Command] = &[
                --precopy N: at most N rounds of precopy before the postcopy; -n: send no pages in\n\
                the background; -m: the background goes on behind the page last asked for;\n\
                forward, backward: pages to send beyond and before each page asked for;\n\
-               -d: accepted, as migrations never hold up the monitor",
+               -r: let a migration go on that migrate_pause has paused (its connections are still\n\
+               there, and URI does not matter); -d: accepted, as migrations never hold up the monitor",
         run: migrate::start,
     },
     Command {
@@ -200,8 +201,8 @@ pub(crate) static TABLE: &[Command] = &[
         aliases: &[],
         json: Some("migrate-pause"),
         args: &[],
-        help: "end the connections of a postcopy whose guest has been handed over; both ends keep\n\
-               what they have",
+        help: "hold back all pages of a postcopy whose guest has been handed over; the guest waits\n\
+               for those that it needs; 'migrate -r' lets it go on",
         run: migrate::pause,
     },
     Command {
