@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use umem_tests::moving::{accept, complete, guest, ready};
+use umem_tests::moving::{accept, complete, guest, ready, refuse};
 use umem_tests::qmp::{Client, given};
 use umem_tests::{Lab, Vm, test_guest, until};
 
@@ -192,4 +192,27 @@ fn hostile_monitor_clients_harm_no_move() {
     complete(&mut source, &mut destination);
     destination.verify();
     drop(clients);
+}
+
+#[test]
+fn a_postcopy_is_paused_and_goes_on() {
+    let lab = Lab::new();
+    let (mut source, mut destination) = pair(&lab, 65);
+    accept(&mut destination, "migrate_set_capability postcopy-ram on");
+    accept(&mut destination, "migrate_incoming tcp:127.0.0.1:0");
+    let uri = destination.address();
+    refuse(&mut source, "migrate_pause", &["no migration"]);
+    refuse(&mut source, &format!("migrate -r {uri}"), &["no migration"]);
+    // Without the background there is a long time within the move.
+    accept(&mut source, &format!("migrate -p -n {uri}"));
+    destination.wait_phase(&["postcopy-active"]);
+    source.wait_phase(&["postcopy-active"]);
+    refuse(&mut source, &format!("migrate -r {uri}"), &["not paused"]);
+    assert_eq!(source.qmp.command("migrate-pause", json!({})), Ok(json!({})));
+    source.wait_phase(&["postcopy-paused"]);
+    accept(&mut source, "migrate_set_parameter postcopy-background on");
+    let resume = json!({ "uri": uri, "resume": true });
+    assert_eq!(source.qmp.command("migrate", resume), Ok(json!({})));
+    complete(&mut source, &mut destination);
+    destination.verify();
 }
