@@ -224,17 +224,16 @@ impl Store {
 
 /// The runs of set bits. Those beyond the last page number that there can be are left out.
 fn set_runs(start: u64, bits: &[u8]) -> Vec<PageRange> {
-    let pages = (0u64..)
-        .zip(bits)
-        .flat_map(|(at, byte)| {
-            (0..8).filter(move |bit| byte >> bit & 1 == 1).map(move |bit| at * 8 + bit)
-        })
-        .filter_map(|bit| start.checked_add(bit));
     let mut runs: Vec<PageRange> = Vec::new();
-    for page in pages {
-        match runs.last_mut() {
-            Some(run) if run.checked_end() == Some(page) => run.count += 1,
-            _ => runs.push(PageRange::one(PageIndex(page))),
+    // Most bytes have no bit.
+    let bytes = (0u64..).step_by(8).zip(bits).filter(|(_, byte)| **byte != 0);
+    for (first, byte) in bytes {
+        for bit in (0..8).filter(|bit| byte >> bit & 1 == 1) {
+            let Some(page) = start.checked_add(first + bit) else { return runs };
+            match runs.last_mut() {
+                Some(run) if run.checked_end() == Some(page) => run.count += 1,
+                _ => runs.push(PageRange::one(PageIndex(page))),
+            }
         }
     }
     runs

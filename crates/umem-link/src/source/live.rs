@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use umem_memory::{DirtySource, GuestRam, PageBitmap, PageIndex, PageRange};
 use umem_wire::{DISCARD_PIECE_BYTES, ToDestination};
 
-/// Bytes without a bit that end a message of discarded pages: about what a message costs.
-const GAP_BYTES: usize = 64;
+/// Bytes without a bit that end a message of discarded pages: to send them takes about as long as
+/// another message does.
+const GAP_BYTES: usize = 4096;
 
 /// Pages in the order of how often the guest writes them, as far as the rounds have shown.
 struct Heat {
