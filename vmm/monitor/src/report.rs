@@ -37,17 +37,28 @@ pub(crate) fn text(status: &MigrationStatus, page_bytes: u64) -> String {
     if status.end == End::Destination {
         faults(&mut text, status);
     }
-    let _ = writeln!(text, "wire: {} bytes", status.wire_bytes);
+    let place = if is_snapshot(status) { "file" } else { "wire" };
+    let _ = writeln!(text, "{place}: {} bytes", status.wire_bytes);
     let _ = writeln!(text, "rate: {:.1} MiB/s", mebi(status.rate));
-    if status.end == End::Source && status.mode != "precopy" {
+    if status.end == End::Source && matches!(status.mode.as_str(), "postcopy" | "hybrid") {
         let _ = writeln!(text, "background: {}", if status.background { "on" } else { "off" });
     }
-    let verified = if status.verified { "yes, both ends agree" } else { "no" };
+    let verified = match (is_snapshot(status), status.end, status.verified) {
+        (true, End::Source, _) => "when the file is loaded",
+        (true, End::Destination, true) => "yes, the file is whole",
+        (false, _, true) => "yes, both ends agree",
+        (_, _, false) => "no",
+    };
     let _ = writeln!(text, "verified: {verified}");
     if let Some(digest) = &status.digest {
         let _ = writeln!(text, "digest: {digest}");
     }
     text
+}
+
+/// Whether the other end is a file.
+fn is_snapshot(status: &MigrationStatus) -> bool {
+    status.mode == "snapshot"
 }
 
 fn downtime(text: &mut String, status: &MigrationStatus) {
@@ -148,7 +159,8 @@ pub(crate) fn outcome(status: &MigrationStatus) -> Option<String> {
         if let Some(downtime) = status.downtime.total {
             let _ = write!(line, ", downtime {downtime:.1} ms");
         }
-        let _ = write!(line, ", {} bytes on the wire", status.wire_bytes);
+        let place = if is_snapshot(status) { "in the file" } else { "on the wire" };
+        let _ = write!(line, ", {} bytes {place}", status.wire_bytes);
     }
     if let Some(error) = status.error.as_ref().filter(|_| phase != "cancelled") {
         let _ = write!(line, ": {error}");

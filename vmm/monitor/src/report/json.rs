@@ -72,10 +72,9 @@ fn megabits(status: &MigrationStatus) -> f64 {
     status.rate * 8.0 / 1e6
 }
 
-/// All bytes of a migration that was precopy alone so far; with postcopy, at most the content of the
-/// copies sent in rounds.
+/// All bytes where there is no postcopy; else at most the content of the copies sent in rounds.
 fn precopy_bytes(status: &MigrationStatus, rounds: &RoundsStatus, page_bytes: u64) -> u64 {
-    if status.mode == "precopy" {
+    if matches!(status.mode.as_str(), "precopy" | "snapshot") {
         return status.wire_bytes;
     }
     rounds.copies.saturating_mul(page_bytes).min(status.wire_bytes)

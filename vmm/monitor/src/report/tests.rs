@@ -189,3 +189,21 @@ fn an_outcome_is_one_line() {
     );
     assert_eq!(ended("active", None), None);
 }
+
+#[test]
+fn a_snapshot_is_told_as_a_file() {
+    let saved = MigrationStatus {
+        mode: "snapshot".into(),
+        phase: "completed".into(),
+        peer: Some("file:/s".into()),
+        ..in_rounds()
+    };
+    let shown = text(&saved, PAGE);
+    assert!(shown.contains("file: 987654 bytes\n"), "{shown}");
+    assert!(shown.contains("verified: when the file is loaded\n"), "{shown}");
+    assert!(!shown.contains("background: "), "{shown}");
+    assert!(outcome(&saved).is_some_and(|line| line.ends_with("987654 bytes in the file")));
+    let loaded = MigrationStatus { end: End::Destination, verified: true, ..saved };
+    let shown = text(&loaded, PAGE);
+    assert!(shown.contains("verified: yes, the file is whole\n"), "{shown}");
+}
