@@ -198,8 +198,12 @@ impl Shared {
             Err(Failure::Failed(why)) => ("failed", Some(why)),
         };
         self.meter.end();
-        self.enter(phase, error.as_deref());
+        let is_news = self.meter.phase(phase, error.as_deref());
+        // Whoever is told of the end may begin the next.
         self.ended.store(true, Ordering::Release);
+        if is_news {
+            self.vm.phase_changed(phase);
+        }
     }
 
     fn enter(&self, phase: &'static str, error: Option<&str>) {

@@ -22,6 +22,7 @@ impl Shared {
                 _ => why,
             };
             self.meter.end();
+            log::warn!("no guest is loaded: {cause}");
             self.enter("failed", Some(&cause));
         }
         self.ended.store(true, Ordering::Release);
