@@ -1,4 +1,5 @@
-//! The same Linux guest moved by postcopy: by umem, by QEMU, and by QEMU with preemption.
+//! The same Linux guest moved by postcopy, precopy, and a round of precopy before postcopy: by umem and
+//! by QEMU, whose postcopy has preemption or not.
 
 use std::{
     net::TcpListener,
@@ -36,6 +37,22 @@ pub(crate) enum Mode {
     Qemu,
     /// QEMU's postcopy with demanded pages on a channel of their own
     QemuPreempt,
+    /// One round of umem's precopy, then its postcopy
+    UmemHybrid,
+    /// One round of QEMU's precopy, then its postcopy with preemption
+    QemuHybrid,
+    /// umem's precopy
+    UmemPrecopy,
+    /// QEMU's precopy
+    QemuPrecopy,
+}
+
+/// When pages go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Postcopy,
+    Hybrid,
+    Precopy,
 }
 
 impl Mode {
@@ -44,13 +61,31 @@ impl Mode {
             Self::Umem => "umem postcopy",
             Self::Qemu => "qemu postcopy",
             Self::QemuPreempt => "qemu postcopy + preempt",
+            Self::UmemHybrid => "umem hybrid",
+            Self::QemuHybrid => "qemu hybrid + preempt",
+            Self::UmemPrecopy => "umem precopy",
+            Self::QemuPrecopy => "qemu precopy",
         }
+    }
+
+    const fn way(self) -> Way {
+        match self {
+            Self::Umem | Self::Qemu | Self::QemuPreempt => Way::Postcopy,
+            Self::UmemHybrid | Self::QemuHybrid => Way::Hybrid,
+            Self::UmemPrecopy | Self::QemuPrecopy => Way::Precopy,
+        }
+    }
+
+    fn is_ours(self) -> bool {
+        self.contender() == Contender::Umem
     }
 
     const fn contender(self) -> Contender {
         match self {
-            Self::Umem => Contender::Umem,
-            Self::Qemu | Self::QemuPreempt => Contender::Qemu,
+            Self::Umem | Self::UmemHybrid | Self::UmemPrecopy => Contender::Umem,
+            Self::Qemu | Self::QemuPreempt | Self::QemuHybrid | Self::QemuPrecopy => {
+                Contender::Qemu
+            }
         }
     }
 }
@@ -69,7 +104,7 @@ impl Move {
         let console = Console::new();
         let mut from = setup.machine(mode.contender(), MEMORY);
         let mut to = setup.machine(mode.contender(), MEMORY);
-        if mode != Mode::Umem {
+        if !mode.is_ours() {
             // QEMU 10.0 seems not to set the timer again after a move: a guest that was idle at the switch
             // may never wake. Without Sstc that is rarer.
             for command in [&mut from, &mut to] {
@@ -82,7 +117,7 @@ impl Move {
         );
         setup.linux(&mut from, &append);
         to.args(["-incoming", "defer"]);
-        if mode == Mode::Umem {
+        if mode.is_ours() && mode.way() != Way::Precopy {
             to.arg("-postcopy");
         }
         let source = Machine::start(from, "source", folder, &console, 0)?;
@@ -127,11 +162,12 @@ impl Move {
 
     /// Makes both ends ready; the address that the destination listens on.
     fn prepare(&mut self) -> Result<String> {
-        if self.mode != Mode::Umem {
-            let preempt = self.mode == Mode::QemuPreempt;
+        if !self.mode.is_ours() {
+            let postcopy = self.mode.way() != Way::Precopy;
+            let preempt = postcopy && self.mode != Mode::Qemu;
             for end in [&mut self.source, &mut self.destination] {
                 let capabilities = json!([
-                    { "capability": "postcopy-ram", "state": true },
+                    { "capability": "postcopy-ram", "state": postcopy },
                     { "capability": "postcopy-preempt", "state": preempt },
                 ]);
                 let capabilities = json!({ "capabilities": capabilities });
@@ -147,21 +183,51 @@ impl Move {
         Ok(uri)
     }
 
-    /// Begins the move, and with QEMU its postcopy phase at once.
+    /// Begins the move. QEMU has to be told when its postcopy phase begins: at once, or after a round.
     fn begin(&mut self, uri: &str) -> Result<()> {
-        if self.mode == Mode::Umem {
-            let arguments = json!({ "uri": uri, "postcopy": true });
+        let way = self.mode.way();
+        if self.mode.is_ours() {
+            let arguments = match way {
+                Way::Postcopy => json!({ "uri": uri, "postcopy": true }),
+                Way::Hybrid => json!({ "uri": uri, "postcopy": true, "precopy": 1 }),
+                Way::Precopy => json!({ "uri": uri }),
+            };
             return self.source.qmp.run("migrate", &arguments).map(drop);
         }
         self.source.qmp.run("migrate", &json!({ "uri": uri }))?;
+        match way {
+            Way::Postcopy => {}
+            Way::Hybrid => self.until_first_round()?,
+            Way::Precopy => return Ok(()),
+        }
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {
             match self.source.qmp.run("migrate-start-postcopy", &json!({})) {
                 Ok(_) => return Ok(()),
+                // Precopy was enough before it could be told.
+                Err(_) if way == Way::Hybrid && self.is_complete()? => return Ok(()),
                 Err(error) if Instant::now() >= deadline => return Err(error),
                 Err(_) => thread::sleep(Duration::from_millis(1)),
             }
         }
+    }
+
+    /// Waits until QEMU has sent all memory once.
+    fn until_first_round(&mut self) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        while Instant::now() < deadline {
+            let status = self.source.qmp.run("query-migrate", &json!({}))?;
+            if status["ram"]["dirty-sync-count"].as_u64() >= Some(2) {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        bail!("the first round takes longer than {} s", LIMIT.as_secs());
+    }
+
+    fn is_complete(&mut self) -> Result<bool> {
+        let status = self.source.qmp.run("query-migrate", &json!({}))?;
+        Ok(status["status"] == "completed")
     }
 
     /// Waits until both ends say that the move is complete; their last words.
@@ -224,7 +290,7 @@ impl Move {
 
     /// What the mover tells of itself.
     fn own_figures(&self, row: &mut Value, source: &Value, destination: &Value) {
-        if self.mode == Mode::Umem {
+        if self.mode.is_ours() {
             let (from, to) = (&source["x-umem"], &destination["x-umem"]);
             row["wire_bytes"] = from["wire-bytes"].clone();
             row["faults"] = to["faults"]["count"].clone();
@@ -298,9 +364,11 @@ pub(crate) fn measure(setup: &Setup, rates: &[u64], modes: &[Mode]) -> Result<Va
         }
         let medians = modes.iter().zip(&runs).map(|(&mode, runs)| summary(rate, mode, runs));
         let mut medians: Vec<Value> = medians.collect();
-        let ours = modes.iter().position(|&mode| mode == Mode::Umem);
-        if let Some(ours) = ours.and_then(|place| medians.get(place)).cloned() {
-            for row in medians.iter_mut().filter(|row| row["mode"] != ours["mode"]) {
+        for way in [Way::Postcopy, Way::Hybrid, Way::Precopy] {
+            let ours = modes.iter().position(|mode| mode.is_ours() && mode.way() == way);
+            let Some(ours) = ours.and_then(|place| medians.get(place)).cloned() else { continue };
+            let same_way = modes.iter().zip(&mut medians).filter(|(mode, _)| mode.way() == way);
+            for (_, row) in same_way.filter(|(mode, _)| !mode.is_ours()) {
                 row["by_umem"] = by(row, &ours);
             }
         }
