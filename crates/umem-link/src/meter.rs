@@ -10,6 +10,7 @@ const SAMPLE: Duration = Duration::from_millis(100);
 struct Inner {
     phase: &'static str,
     error: Option<String>,
+    set_up: Option<Instant>,
     ended: Option<Instant>,
     handed_over: Option<Instant>,
     drained: Option<Instant>,
@@ -34,6 +35,7 @@ pub(crate) struct Reading {
     pub(crate) phase: &'static str,
     pub(crate) error: Option<String>,
     pub(crate) total_ms: f64,
+    pub(crate) setup_ms: Option<f64>,
     pub(crate) drain_ms: Option<f64>,
     pub(crate) downtime: DowntimeParts,
     pub(crate) rate: f64,
@@ -45,6 +47,7 @@ impl Meter {
         let inner = Inner {
             phase,
             error: None,
+            set_up: None,
             ended: None,
             handed_over: None,
             drained: None,
@@ -76,7 +79,11 @@ impl Meter {
             if let Some(error) = error {
                 inner.error = Some(error.to_owned());
             }
-            std::mem::replace(&mut inner.phase, phase) != phase
+            let before = std::mem::replace(&mut inner.phase, phase);
+            if before == "setup" && phase != before {
+                inner.set_up.get_or_insert_with(Instant::now);
+            }
+            before != phase
         })
     }
 
@@ -122,6 +129,7 @@ impl Meter {
                 phase: inner.phase,
                 error: inner.error.clone(),
                 total_ms: milliseconds(end.saturating_duration_since(self.started)),
+                setup_ms: between(Some(self.started), inner.set_up),
                 drain_ms: between(inner.handed_over, inner.drained),
                 downtime: DowntimeParts {
                     parts: inner.parts.clone(),

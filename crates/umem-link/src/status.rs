@@ -110,6 +110,8 @@ pub struct MigrationStatus {
     pub peer: Option<String>,
     /// Time since the start of the migration, milliseconds; stops at its end.
     pub total_ms: f64,
+    /// Of this, the time until the ends were ready for pages, milliseconds.
+    pub setup_ms: Option<f64>,
     /// Time from the handover until all pages were at the destination, milliseconds.
     pub drain_ms: Option<f64>,
     /// Time without a running guest.

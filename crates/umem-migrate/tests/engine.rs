@@ -70,7 +70,13 @@ impl Here {
     }
 
     fn sent(&mut self, round: u32, pages: u64) -> Vec<SourceAction> {
-        let report = RoundReport { round, pages, bytes: pages * 4096, digest: u128::from(round) };
+        self.sent_but(round, pages, 0)
+    }
+
+    /// A round that was cut short.
+    fn sent_but(&mut self, round: u32, pages: u64, left: u64) -> Vec<SourceAction> {
+        let bytes = pages * 4096;
+        let report = RoundReport { round, pages, bytes, left, digest: u128::from(round) };
         self.event(SourceEvent::RoundSent(Ok(report)))
     }
 
@@ -265,6 +271,17 @@ fn the_downtime_limit_can_be_raised_between_rounds_and_the_figures_are_shown() {
     here.engine.set_downtime_limit(Duration::from_millis(35));
     // Too little was sent for a rate of its own.
     assert_eq!(here.round(2, 250, 310), [SourceAction::StopGuest]);
+}
+
+#[test]
+fn what_a_cut_round_has_left_is_not_taken_for_written() {
+    let mut here = Here::in_first_round(rounds(Switch::WhenTold));
+    here.now += Duration::from_millis(100);
+    here.event(SourceEvent::StartPostcopy);
+    here.sent_but(1, 400, 600);
+    here.placed(1);
+    here.event(SourceEvent::Collected(Ok(620)));
+    assert_eq!(here.engine.rounds().unwrap().dirty_pages_rate, 200);
 }
 
 /// A destination that has said READY.

@@ -268,6 +268,7 @@ impl Shared {
             mode: word(mode).to_owned(),
             peer: Some(view.peer.clone().unwrap_or_else(|| endpoint.to_string())),
             total_ms: reading.total_ms,
+            setup_ms: reading.setup_ms,
             drain_ms: reading.drain_ms,
             downtime: reading.downtime,
             pages: PageCounts {

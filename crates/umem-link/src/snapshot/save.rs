@@ -146,6 +146,7 @@ impl SnapshotSave {
             mode: "snapshot".to_owned(),
             peer: Some(format!("file:{}", path.display())),
             total_ms: reading.total_ms,
+            setup_ms: reading.setup_ms,
             drain_ms: None,
             downtime: reading.downtime,
             pages: PageCounts {

@@ -189,6 +189,7 @@ impl SourceSession {
             mode: word(shared.strategy.mode()).to_owned(),
             peer: Some(shared.peer.to_string()),
             total_ms: reading.total_ms,
+            setup_ms: reading.setup_ms,
             drain_ms: reading.drain_ms,
             downtime: reading.downtime,
             pages: PageCounts {

@@ -57,7 +57,8 @@ impl Runner<'_> {
         let Share { pages, bytes } = at_hand.share;
         self.round = None;
         let digest = self.shared.departures.tally().digest;
-        let report = RoundReport { round, pages, bytes, digest };
+        let left = self.live.as_ref().map_or(0, |live| live.pending().count());
+        let report = RoundReport { round, pages, bytes, left, digest };
         self.handle(SourceEvent::RoundSent(Ok(report)));
     }
 

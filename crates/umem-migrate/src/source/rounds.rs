@@ -20,6 +20,8 @@ pub struct RoundReport {
     pub pages: u64,
     /// Bytes sent in it, as on the wire.
     pub bytes: u64,
+    /// Pages that it has not sent although they were due: it was cut short.
+    pub left: u64,
     /// Over all copies sent and all pages discarded, in this round and before.
     pub digest: u128,
 }
@@ -271,10 +273,10 @@ impl Source {
         let page_bytes = self.page_bytes;
         let Some(progress) = &mut self.progress else { return };
         let Some((report, took)) = progress.placed.take() else { return };
-        let RoundReport { round, pages, bytes, .. } = report;
-        let nanoseconds = took.as_nanos().max(1);
+        let RoundReport { round, pages, bytes, left, .. } = report;
+        let (written, nanoseconds) = (pending.saturating_sub(left), took.as_nanos().max(1));
         progress.dirty_pages_rate =
-            u64::try_from(u128::from(pending) * 1_000_000_000 / nanoseconds).unwrap_or(u64::MAX);
+            u64::try_from(u128::from(written) * 1_000_000_000 / nanoseconds).unwrap_or(u64::MAX);
         let facts = RoundFacts { round, took, pages, bytes, pending, page_bytes };
         match progress.history.decide(&progress.rules, progress.told, facts) {
             Decision::Switch => self.begin_page_service(now),

@@ -134,7 +134,7 @@ impl World {
             SourceAction::Close => {
                 if let Some(Sending { round, .. }) = self.here.sending.take() {
                     // A thread that was in the middle of it speaks late.
-                    let report = RoundReport { round, pages: 0, bytes: 0, digest: 0 };
+                    let report = RoundReport { round, pages: 0, bytes: 0, left: 0, digest: 0 };
                     let late = if delay < 150 { Ok(report) } else { Err("closed".to_owned()) };
                     self.network.after(delay, Happening::Source(SourceEvent::RoundSent(late)));
                 }
@@ -223,7 +223,7 @@ impl World {
             self.network.send(Channel::Bulk(lane), Happening::RoundEnd { round, lane });
         }
         let (bytes, digest) = (pages * WIRE_BYTES, self.here.tally.digest);
-        let report = RoundReport { round, pages, bytes, digest };
+        let report = RoundReport { round, pages, bytes, left: 0, digest };
         // At times the destination is faster with its word.
         let longest = if self.network.random.once_in(3) { 2000 } else { 100 };
         let delay = self.network.random.below(longest);

@@ -22,6 +22,9 @@ pub(crate) fn json(status: &MigrationStatus, page_bytes: u64) -> Value {
         "ram": ram(status, page_bytes),
         "x-umem": status,
     });
+    if let Some(setup) = status.setup_ms {
+        answer["setup-time"] = whole(setup);
+    }
     if let Some(total) = status.downtime.total {
         answer["downtime"] = whole(total);
     }

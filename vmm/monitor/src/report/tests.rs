@@ -10,6 +10,7 @@ pub(crate) fn sample() -> MigrationStatus {
         mode: "postcopy".into(),
         peer: Some("tcp:127.0.0.1:4444".into()),
         total_ms: 1234.56,
+        setup_ms: Some(2.25),
         drain_ms: None,
         downtime: DowntimeParts {
             parts: vec![("save".into(), 1.25), ("load".into(), 2.5)],
@@ -135,6 +136,7 @@ pages: 65536 total, 26536 remaining
 fn query_migrate_tells_the_rounds_as_qemu_does() {
     let answer = json(&in_rounds(), PAGE);
     assert_eq!(answer["status"], "active");
+    assert_eq!(answer["setup-time"], 2);
     assert_eq!(answer["expected-downtime"], 35);
     assert_eq!(answer["cpu-throttle-percentage"], 20);
     assert_eq!(answer["ram"]["dirty-sync-count"], 3);

@@ -141,6 +141,7 @@ impl SnapshotLoad {
             mode: "snapshot".to_owned(),
             peer: Some(format!("file:{}", path.display())),
             total_ms: reading.total_ms,
+            setup_ms: reading.setup_ms,
             drain_ms: reading.drain_ms,
             downtime: reading.downtime,
             pages: PageCounts {
