@@ -150,8 +150,11 @@ fn both_ends_tell_the_course_of_a_move() {
     source.qmp.command("x-umem-migrate-set-parameter", background).expect("on");
     looks_after(&mut source, &mut destination);
     destination.verify();
-    for phases in [phases(&mut source), phases(&mut destination)] {
-        assert_eq!(phases.last().map(String::as_str), Some("completed"), "{phases:?}");
+    for vm in [&mut source, &mut destination] {
+        let phases = until("the last phase to be told", || {
+            let phases = phases(vm);
+            (phases.last().map(String::as_str) == Some("completed")).then_some(phases)
+        });
         assert!(phases.contains(&"postcopy-active".to_owned()), "{phases:?}");
     }
 }
