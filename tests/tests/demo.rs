@@ -82,6 +82,53 @@ fn the_demo_reports_one_line_of_json() {
 }
 
 #[test]
+fn the_demo_counts_what_a_precopy_did() {
+    let (output, text) = demo("--json --memory 96M --mode precopy --bandwidth 100 --connections 2");
+    let report = json(&text);
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    assert_eq!((&report["verified"], &report["mode"]), (&Value::Bool(true), &"precopy".into()));
+    assert_eq!(report["pages"]["precopy"], 96 * 256, "{report:#}");
+    assert_eq!(report["fault_us"]["count"], 0, "{report:#}");
+    assert!(report["rounds"]["rounds"].as_u64() >= Some(2), "{report:#}");
+    assert!(report["rounds"]["copies"].as_u64() > Some(96 * 256), "{report:#}");
+    assert_eq!(report["rounds"]["discarded"], 0, "{report:#}");
+    for name in ["dirty_pages_rate", "send_rate"] {
+        assert!(report["rounds"][name].as_f64() > Some(0.0), "{name}: {report:#}");
+    }
+    assert!(report["downtime_ms"].as_f64() > Some(0.0), "{report:#}");
+    assert_eq!(phases(&report), ["setup", "active", "device", "completed"]);
+}
+
+#[test]
+fn the_demo_counts_what_a_hybrid_move_did() {
+    let (output, text) = demo("--json --memory 96M --mode hybrid --rounds 2 --bandwidth 100");
+    let report = json(&text);
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    assert_eq!((&report["verified"], &report["mode"]), (&Value::Bool(true), &"hybrid".into()));
+    assert!((1..=2).contains(&report["rounds"]["rounds"].as_u64().unwrap_or(0)), "{report:#}");
+    let pages = |cause: &str| report["pages"][cause].as_u64().unwrap_or_default();
+    let sum = pages("precopy") + pages("demand") + pages("prefault") + pages("background");
+    assert_eq!(sum, 96 * 256, "{report:#}");
+    let discarded = report["rounds"]["discarded"].as_u64().unwrap_or_default();
+    assert!(discarded > 0 && pages("precopy") > discarded, "{report:#}");
+    assert_eq!(phases(&report), ["setup", "active", "device", "postcopy-active", "completed"]);
+}
+
+/// Phases of the migration at the source.
+fn phases(report: &Value) -> Vec<&str> {
+    report["phases"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+#[test]
+fn the_demo_names_an_option_that_means_nothing_in_its_mode() {
+    let (output, text) = demo("--mode precopy --forward 4");
+    assert_eq!((output.status.code(), text.as_str()), (Some(2), ""));
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(words.lines().count(), 1, "{words}");
+    assert!(words.contains("--forward") && words.contains("postcopy or hybrid"), "{words}");
+}
+
+#[test]
 fn the_demo_without_json_ends_with_the_guests_verdict() {
     let (output, text) = demo("--memory 96M");
     assert_eq!(output.status.code(), Some(0), "{text}");

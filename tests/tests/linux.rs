@@ -30,10 +30,10 @@ fn hash_on_host(path: &Path) -> String {
 }
 
 /// A shell with random files in page cache and on disk; writes to the disk go on during the move.
-fn files_stay(fault: &str, choose: fn(Builder) -> Builder) {
+fn files_stay(listen: &str, migrate: &str, choose: fn(Builder) -> Builder) {
     let lab = Lab::new();
     let devices = format!("-drive file={} -device virtio-rng-device", disk(&lab));
-    let options = format!("{LISTEN} {devices} -postcopy-fault {fault}");
+    let options = format!("-m 256M {devices} {listen} -incoming tcp:127.0.0.1:0");
     let mut destination = choose(lab.vm("b", &options)).start();
     let mut source = choose(lab.vm("a", &format!("-m 256M {devices}")).linux("")).start();
     let mut shell = Shell::new(&source.serial, 1);
@@ -48,7 +48,7 @@ fn files_stay(fault: &str, choose: fn(Builder) -> Builder) {
     until("the first round", || (shell.run("cat /tmp/rounds | wc -l; true") != "0").then_some(()));
 
     let uri = destination.address();
-    accept(&mut source, &format!("migrate -p {uri}"));
+    accept(&mut source, &format!("{migrate} {uri}"));
     complete(&mut source, &mut destination);
     let mut shell = Shell::new(&destination.serial, 2);
     assert_eq!(hash(&shell.run("sha256sum /tmp/file")), before);
@@ -94,12 +94,17 @@ fn the_lock_went_along(lab: &Lab, source: &mut Vm, destination: &mut Vm) {
 
 #[test]
 fn files_and_disks_stay_as_they_are_with_faults_found_by_the_vcpu() {
-    files_stay("vcpu", |vm| vm);
+    files_stay("-postcopy -postcopy-fault vcpu", "migrate -p", |vm| vm);
 }
 
 #[test]
 fn files_and_disks_stay_as_they_are_for_an_ordinary_user_with_faults_found_by_the_kernel() {
-    files_stay("uffd", Builder::ordinary_user);
+    files_stay("-postcopy -postcopy-fault uffd", "migrate -p", Builder::ordinary_user);
+}
+
+#[test]
+fn files_and_disks_stay_as_they_are_for_an_ordinary_user_in_a_precopy() {
+    files_stay("", "migrate", Builder::ordinary_user);
 }
 
 fn workload_moves(seed: u32, fault: &str) {
@@ -123,6 +128,36 @@ fn workload_moves(seed: u32, fault: &str) {
     third.verify();
     third.serial.send(b"q");
     assert_eq!(third.wait_end().code(), Some(0), "{}", third.words());
+}
+
+/// The workload moves in rounds, at least in part, while it writes.
+fn workload_moves_in_rounds(seed: u32, listen: &str, command: &str) {
+    let lab = Lab::new();
+    let mut destination = lab.vm("b", &format!("-m 256M {listen} tcp:127.0.0.1:0")).start();
+    let arguments = format!("umem.mode=workload umem.fill_mib=96 umem.rate=3000 umem.seed={seed}");
+    let mut source = lab.vm("a", "-m 256M").linux(&arguments).start();
+    source.serial.wait_line(0, "ready ");
+    source.serial.wait_beats(20);
+    accept(&mut source, "migrate_set_parameter max-bandwidth 100M");
+    let uri = destination.address();
+    accept(&mut source, &format!("{command} {uri}"));
+    let (gone, come) = complete(&mut source, &mut destination);
+    // It wrote while the first round went on.
+    assert!(gone["rounds"]["copies"].as_u64() > come["pages"]["precopy"].as_u64(), "{gone:#}");
+    destination.serial.wait_beats(20);
+    destination.verify();
+    destination.serial.send(b"q");
+    assert_eq!(destination.wait_end().code(), Some(0), "{}", destination.words());
+}
+
+#[test]
+fn the_workload_finds_its_memory_after_a_precopy() {
+    workload_moves_in_rounds(83, "-incoming", "migrate");
+}
+
+#[test]
+fn the_workload_finds_its_memory_after_rounds_and_a_postcopy() {
+    workload_moves_in_rounds(84, "-postcopy -incoming", "migrate -p --precopy 2");
 }
 
 #[test]

@@ -21,7 +21,7 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
         options: Vec<String>,
     },
-    /// Move a guest that checks its own memory between two VMs on this host, by pure postcopy
+    /// Move a guest that checks its own memory between two VMs on this host
     Demo(demo::Options),
 }
 

@@ -52,7 +52,7 @@ impl Beats {
 
     /// Silences of more than [`SILENCE`] from `from` until `until`, added up, in milliseconds.
     pub(super) fn stall_ms(&self, from: Instant, until: Instant) -> f64 {
-        self.gaps(from, until).filter(|gap| *gap > SILENCE).map(milliseconds).sum()
+        milliseconds(self.gaps(from, until).filter(|gap| *gap > SILENCE).sum())
     }
 
     /// Times between heartbeats that follow each other, the first begun at or before `from`.
