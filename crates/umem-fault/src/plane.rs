@@ -12,8 +12,8 @@ use crate::uffd::{Features, Userfaultfd};
 use crate::{Interrupt, install};
 use rustix::fd::OwnedFd;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
 use umem_memory::{GuestRam, PageBitmap, PageIndex, PageRange, PageSize};
 
 /// Takes requests for pages to where they come from. Must not block: it is called on the threads
@@ -52,6 +52,8 @@ pub struct FaultPlane {
     pub(crate) ram: Option<GuestRam>,
     /// Gone once the plane is closed or released.
     pub(crate) uffd: RwLock<Option<Arc<Userfaultfd>>>,
+    /// The same afterwards, while threads still put pages in place.
+    gone: Mutex<Weak<Userfaultfd>>,
     pub(crate) outstanding: Outstanding,
     pub(crate) recorder: Recorder,
     requester: RwLock<Option<Arc<dyn PageRequester>>>,
@@ -129,6 +131,7 @@ impl FaultPlane {
             place,
             ram,
             uffd: RwLock::new(Some(Arc::new(uffd))),
+            gone: Mutex::default(),
             outstanding: Outstanding::default(),
             recorder: Recorder::new(),
             requester: RwLock::new(None),
@@ -337,6 +340,20 @@ impl FaultPlane {
         }
     }
 
+    /// As [`Self::close`], and waits until no thread is putting a page in place, at most `bound`; whether
+    /// that is so. The memory may be used for something else then.
+    #[must_use]
+    pub fn close_within(&self, bound: Duration) -> bool {
+        self.close();
+        let until = Instant::now() + bound;
+        let busy =
+            || self.gone.lock().unwrap_or_else(PoisonError::into_inner).strong_count() > 0;
+        while busy() && Instant::now() < until {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        !busy()
+    }
+
     /// A page is here: wakes nobody (that is done), but notes how long it took. Whether a thread
     /// waited for it in the kernel.
     pub(crate) fn note_arrival(&self, page: PageIndex, arrival: Arrival) -> bool {
@@ -350,7 +367,13 @@ impl FaultPlane {
     }
 
     fn let_go(&self) -> Result<(), FaultError> {
-        let uffd = self.uffd.write().unwrap_or_else(PoisonError::into_inner).take();
+        let uffd = {
+            let mut uffd = self.uffd.write().unwrap_or_else(PoisonError::into_inner);
+            if let Some(uffd) = &*uffd {
+                *self.gone.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(uffd);
+            }
+            uffd.take()
+        };
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut result = Ok(());
         if let Some(uffd) = uffd {

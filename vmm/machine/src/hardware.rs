@@ -29,6 +29,8 @@ pub(crate) type DiskView = Arc<dyn Fn() -> BlockStatus + Send + Sync>;
 /// Name of the machine's own section in the package.
 const SECTION: &str = "machine";
 const SECTION_VERSION: u32 = 1;
+/// Longest wait for a page that is just being put in place.
+const RENEW_BOUND: Duration = Duration::from_secs(5);
 /// Bytes taken from the terminal at once.
 const INPUT_PIECE: usize = 64;
 
@@ -342,7 +344,13 @@ impl Hardware {
     /// As [`Self::clear_ram`], for memory that no more pages come to; lost pages are whole again.
     pub(crate) fn renew_ram(&self) -> Result<(), VmError> {
         if let Some(plane) = self.pages.plane() {
-            plane.close();
+            // A page that is being put in place must not come into memory that is another's.
+            if !plane.close_within(RENEW_BOUND) {
+                return Err(VmError::Config(format!(
+                    "a page is still being put into memory after {} s",
+                    RENEW_BOUND.as_secs()
+                )));
+            }
             self.pages.disarm();
         }
         self.clear_ram()

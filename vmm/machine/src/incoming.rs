@@ -196,10 +196,6 @@ impl Vm {
                 lost => log::warn!("{lost} pages could not be read at the source and are lost"),
             }
         }
-        // A reset that had to wait for the pages.
-        if let Some(request) = self.asked.get() {
-            self.guest_asks(request);
-        }
     }
 
     /// The guest stays at the source: this VM can take another, and needs no memory until then.

@@ -2,7 +2,7 @@
 //! VM does not keep anybody from watching or ending it.
 
 use crate::control::{ControlError, MigrationCapabilities, MigrationParameters, Owner};
-use crate::sessions::{Arrival, Outgoing};
+use crate::sessions::{Arrival, Outgoing, STRANDED};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use umem_link::{MigrationStatus, Operator};
@@ -10,6 +10,8 @@ use umem_link::{MigrationStatus, Operator};
 struct Desk {
     outgoing: Option<Arc<Outgoing>>,
     incoming: Option<Arc<Arrival>>,
+    /// Why the pages that are missing of it are not needed, and the source could not be told.
+    given_up: Option<String>,
     parameters: MigrationParameters,
     capabilities: MigrationCapabilities,
 }
@@ -23,7 +25,9 @@ impl Default for MigrationDesk {
     fn default() -> Self {
         let parameters = MigrationParameters::default();
         let capabilities = MigrationCapabilities::default();
-        Self { desk: Mutex::new(Desk { outgoing: None, incoming: None, parameters, capabilities }) }
+        let (outgoing, incoming, given_up) = (None, None, None);
+        let desk = Desk { outgoing, incoming, given_up, parameters, capabilities };
+        Self { desk: Mutex::new(desk) }
     }
 }
 
@@ -43,11 +47,45 @@ impl MigrationDesk {
 
     /// Begins to watch a migration to here.
     pub(crate) fn set_incoming(&self, arrival: Arrival) {
-        self.desk().incoming = Some(Arc::new(arrival));
+        let mut desk = self.desk();
+        desk.incoming = Some(Arc::new(arrival));
+        desk.given_up = None;
     }
 
     fn incoming(&self) -> Option<Arc<Arrival>> {
         self.desk().incoming.clone()
+    }
+
+    /// The guest was reset or switched off (`why`): nobody needs the pages that have not come.
+    ///
+    /// # Errors
+    /// Why the source, which keeps them, cannot be told.
+    pub(crate) fn give_up_memory(
+        &self,
+        why: &str,
+        all_here: &dyn Fn() -> bool,
+    ) -> Result<(), String> {
+        let Some(arrival) = self.incoming() else { return Ok(()) };
+        arrival.give_up_memory(why, all_here).inspect_err(|error| {
+            self.desk().given_up = Some(format!(
+                "the guest was {why} while pages were missing, and the source could not be told: {error}"
+            ));
+        })
+    }
+
+    /// What a migration to here looks like.
+    fn arrival_status(&self) -> Option<MigrationStatus> {
+        let (arrival, given_up) = {
+            let desk = self.desk();
+            (desk.incoming.clone()?, desk.given_up.clone())
+        };
+        let mut status = arrival.status();
+        if given_up.is_some() && status.phase == STRANDED {
+            // It waits for nothing.
+            status.phase = "completed".to_owned();
+            status.error = given_up;
+        }
+        Some(status)
     }
 
     /// Whether something listens for a guest.
@@ -70,11 +108,7 @@ impl MigrationDesk {
     /// The newest migration.
     #[must_use]
     pub(crate) fn status(&self) -> Option<MigrationStatus> {
-        let (outgoing, incoming) = {
-            let desk = self.desk();
-            (desk.outgoing.clone(), desk.incoming.clone())
-        };
-        outgoing.map(|session| session.status()).or_else(|| incoming.map(|end| end.status()))
+        self.outgoing().map(|session| session.status()).or_else(|| self.arrival_status())
     }
 
     /// Gives an outgoing migration up.
@@ -189,10 +223,8 @@ impl MigrationDesk {
 
     /// Whether a guest is coming in: there is a session, and it has not ended.
     fn incoming_under_way(&self) -> bool {
-        let incoming = self.desk().incoming.clone();
-        incoming.is_some_and(|listener| {
-            !matches!(&*listener.status().phase, "listening" | "completed" | "failed")
-        })
+        self.arrival_status()
+            .is_some_and(|status| !matches!(&*status.phase, "listening" | "completed" | "failed"))
     }
 
     /// Ends all connections at once: the VM ends.

@@ -1,9 +1,15 @@
 //! The two kinds of migration at each end, as monitors reach them: over a connection, or with a file.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use umem_link::{
     DestinationListener, MigrationStatus, Operator, SnapshotLoad, SnapshotSave, SourceSession,
 };
+
+/// Longest wait for a source to hear that it need keep no pages, and how often that is looked at.
+const TELL_WITHIN: Duration = Duration::from_secs(2);
+const TELL_STEP: Duration = Duration::from_millis(50);
+/// The phase of an arrival whose pages can come no more.
+pub(crate) const STRANDED: &str = "postcopy-paused";
 
 /// A migration away from here.
 pub(crate) enum Outgoing {
@@ -105,6 +111,36 @@ impl Arrival {
             Self::Link(_) => true,
             Self::File(load) => !load.ended() || load.status().phase != "failed",
         }
+    }
+
+    /// The guest was reset or switched off: nobody needs the pages that have not come. `all_here` says
+    /// whether the last came meanwhile.
+    ///
+    /// # Errors
+    /// Why the source, which keeps them, cannot be told.
+    pub(crate) fn give_up_memory(
+        &self,
+        why: &str,
+        all_here: &dyn Fn() -> bool,
+    ) -> Result<(), String> {
+        let listener = match self {
+            Self::Link(listener) => listener,
+            Self::File(load) => {
+                load.give_up_memory();
+                return Ok(());
+            }
+        };
+        if listener.status().phase == STRANDED {
+            return Err("the connection to it is lost".to_owned());
+        }
+        let until = Instant::now() + TELL_WITHIN;
+        while Instant::now() < until {
+            // The session's thread may be waiting for the driver to hear of the last page.
+            if listener.give_up_memory(why, TELL_STEP) || all_here() {
+                return Ok(());
+            }
+        }
+        Err(format!("it has not answered within {} s", TELL_WITHIN.as_secs()))
     }
 
     /// Reads lost pages again.

@@ -5,6 +5,7 @@ use crate::incoming::Arriving;
 use crate::outgoing::Outgoing;
 use crate::sessions;
 use crate::vm::Vm;
+use accel::PagePresence;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,6 +87,10 @@ impl Vm {
 
     /// A page of the guest cannot be had from its file.
     pub(crate) fn page_lost(&mut self, page: PageIndex, why: &str) {
+        // Reset meanwhile, or found by another thread.
+        if self.hardware.pages.is_present(page) {
+            return;
+        }
         self.trouble = Some(format!(
             "the guest was paused, {page} of its memory cannot be had: {why}; cont reads it again and \
              goes on"

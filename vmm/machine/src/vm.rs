@@ -10,7 +10,7 @@ use crate::gate::Activity;
 use crate::hardware::{Hardware, Requests};
 use crate::lifecycle::{Lifecycle, Ownership};
 use crate::loader::{self, BootFiles, LoadError};
-use crate::sbi::{Asked, ResetRequest, Sbi};
+use crate::sbi::{Asked, Sbi};
 use crate::shared::Shared;
 use crate::throttle::Throttle;
 use crate::vcpu::{JOIN_BOUND, Surroundings, VcpuEvent, VcpuThread};
@@ -28,7 +28,7 @@ pub(crate) const STOP_BOUND: Duration = Duration::from_secs(1);
 pub(crate) const QUIESCE_BOUND: Duration = Duration::from_secs(5);
 
 /// Longest wait for the host's terminal to take what the guest has printed.
-const OUTPUT_BOUND: Duration = Duration::from_millis(500);
+pub(crate) const OUTPUT_BOUND: Duration = Duration::from_millis(500);
 
 /// Why a VM cannot be made or started.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +83,7 @@ pub(crate) struct Vm {
     pub(crate) shared: Arc<Shared>,
     pub(crate) driver: Driver<Vm>,
     /// Device and vCPU state at power-on, for resets.
-    pristine: Vec<u8>,
+    pub(crate) pristine: Vec<u8>,
     /// What the guest asked for and the driver has not done yet.
     pub(crate) asked: Asked,
     /// Why the guest stands still, where an error stopped it.
@@ -204,7 +204,7 @@ impl Vm {
     }
 
     /// Loads the kernel into fresh RAM and points the boot hart at it.
-    fn boot(&mut self) -> Result<(), VmError> {
+    pub(crate) fn boot(&mut self) -> Result<(), VmError> {
         let Some(kernel) = self.config.kernel.clone() else {
             return Err(VmError::Config(
                 "there is no kernel to boot; give one with -kernel, or -incoming".into(),
@@ -328,64 +328,6 @@ impl Vm {
         Ok(runs)
     }
 
-    /// Makes the machine new and boots it again.
-    ///
-    /// # Errors
-    /// When this process may not run the guest, or it has no kernel to boot.
-    pub(crate) fn reset(&mut self) -> Result<(), ControlError> {
-        self.life.require_owner()?;
-        self.require_all_pages("system_reset")?;
-        // Memory is emptied only when there is something to boot.
-        self.require_kernel().map_err(|error| ControlError(chain(&error)))?;
-        // One that was saved to a file stays stopped, and its disks may be another's.
-        let rests = [RunState::Paused, RunState::Prelaunch, RunState::Postmigrate];
-        let ran = !rests.contains(&self.life.state());
-        let halting = Instant::now();
-        if let Err(error) = self.halt_guest(STOP_BOUND, QUIESCE_BOUND) {
-            if self.life.state() == RunState::Running {
-                self.start_guest(halting.elapsed());
-            }
-            return Err(error);
-        }
-        self.asked.set(None);
-        self.hardware.finish_output(Instant::now() + OUTPUT_BOUND);
-        self.life.reset();
-        let pristine = std::mem::take(&mut self.pristine);
-        let loaded = self.load(&pristine);
-        self.pristine = pristine;
-        let booted = loaded
-            .map_err(VmError::from)
-            .and_then(|_| self.hardware.renew_ram())
-            .and_then(|()| self.boot());
-        if let Err(error) = booted {
-            self.trouble = Some(format!("reset failed: {}", chain(&error)));
-            self.life.halt(RunState::InternalError);
-            self.publish();
-            return Err(ControlError::new(chain(&error)));
-        }
-        self.shared.events.tell(&VmEvent::Reset);
-        if ran { self.life.run().map(|()| self.start_guest(Duration::ZERO)) } else { Ok(()) }
-    }
-
-    /// Switches the guest off: the board has no button that asks it.
-    ///
-    /// # Errors
-    /// When this process may not run the guest.
-    pub(crate) fn power_down(&mut self) -> Result<(), ControlError> {
-        self.life.require_owner()?;
-        self.switch_off();
-        Ok(())
-    }
-
-    fn switch_off(&mut self) {
-        let _ = self.halt_guest(STOP_BOUND, QUIESCE_BOUND);
-        self.hardware.finish_output(Instant::now() + OUTPUT_BOUND);
-        self.life.halt(RunState::Shutdown);
-        self.publish();
-        self.shared.events.tell(&VmEvent::Shutdown);
-        self.shared.exit.set(ExitReason::GuestShutdown);
-    }
-
     /// Ends the VM, whatever it waits for.
     pub(crate) fn quit(&mut self) {
         self.vcpus.iter().for_each(VcpuThread::request_end);
@@ -442,18 +384,20 @@ impl Vm {
         }
     }
 
+    /// Pages of an earlier move that have not arrived.
+    pub(crate) fn missing_pages(&self) -> u64 {
+        self.hardware.pages.plane().map_or(0, |plane| plane.table().counts().missing())
+    }
+
     /// Fails while pages of an earlier move are missing.
     pub(crate) fn require_all_pages(&self, command: &str) -> Result<(), ControlError> {
-        let Some(plane) = self.hardware.pages.plane() else { return Ok(()) };
-        let counts = plane.table().counts();
-        if counts.missing() == 0 {
-            return Ok(());
+        match self.missing_pages() {
+            0 => Ok(()),
+            missing => Err(ControlError::new(format!(
+                "{command} must wait until the guest's memory is here: {missing} of {} pages are missing",
+                self.hardware.pages.ram().layout().total_pages()
+            ))),
         }
-        Err(ControlError::new(format!(
-            "{command} must wait until the guest's memory is here: {} of {} pages are missing",
-            counts.missing(),
-            counts.total()
-        )))
     }
 
     /// Fails when pages of the guest were lost in an earlier move.
@@ -466,42 +410,6 @@ impl Vm {
                  with lost pages does not move, system_reset gives it whole memory"
             ))),
         }
-    }
-
-    /// Does what the guest asked for, unless it is done already (a reset came in between).
-    pub(crate) fn guest_asks(&mut self, request: ResetRequest) {
-        if self.life.require_owner().is_err() || self.asked.get() != Some(request) {
-            return;
-        }
-        if request == ResetRequest::Shutdown {
-            self.asked.set(None);
-            return self.switch_off();
-        }
-        if self.hardware.pages.plane().is_some_and(|plane| plane.table().counts().missing() > 0) {
-            // Memory is emptied when no more of it arrives: see `arrival_complete`.
-            let _ = self.halt_guest(STOP_BOUND, QUIESCE_BOUND);
-            self.trouble = Some("the guest asked for a reset; its memory must arrive first".into());
-            return self.publish();
-        }
-        self.asked.set(None);
-        if let Err(error) = self.reset() {
-            log::error!("the guest asked for a reset: {error}");
-            let _ = self.halt_guest(STOP_BOUND, QUIESCE_BOUND);
-            self.trouble = Some(format!("the guest asked for a reset: {error}"));
-            self.life.halt(RunState::InternalError);
-            self.publish();
-        }
-    }
-
-    fn require_kernel(&self) -> Result<(), VmError> {
-        let no_kernel = || {
-            VmError::Config(
-                "there is no kernel to boot; give one with -kernel, or -incoming".into(),
-            )
-        };
-        let kernel = self.config.kernel.as_deref().ok_or_else(no_kernel)?;
-        let files = BootFiles { kernel, initrd: self.config.initrd.as_deref() };
-        Ok(files.readable()?)
     }
 
     fn vcpu_reports(&mut self, hart: u32, event: VcpuEvent) {

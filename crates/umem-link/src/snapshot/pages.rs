@@ -38,6 +38,8 @@ pub(super) enum News {
     Found,
     /// All pages are there.
     AllPages,
+    /// Nobody needs the pages that are missing.
+    GivenUp,
     /// The process is ending.
     Abandoned,
 }

@@ -120,6 +120,13 @@ impl SnapshotLoad {
         pages
     }
 
+    /// The guest was reset or switched off while pages were missing: what its memory held matters no
+    /// more, and no more of it is read. The fault plane is the caller's to close.
+    pub fn give_up_memory(&self) {
+        *self.shared.stage() = Stage::Void("the guest's memory was given up".to_owned());
+        let _ = self.shared.news.0.send(News::GivenUp);
+    }
+
     /// Ends everything, at once: the process is ending.
     pub fn abandon(&self) {
         self.shared.void("the process is ending");
@@ -180,6 +187,9 @@ impl Shared {
 
     /// What is to be said of pages that cannot be had.
     fn lost_pages(&self) -> Option<String> {
+        if matches!(*self.stage(), Stage::Void(_)) {
+            return None;
+        }
         let lost = self.counts.lost();
         let (_, first) = lost.first_key_value()?;
         Some(match lost.len() {

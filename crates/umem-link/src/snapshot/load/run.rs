@@ -181,6 +181,11 @@ impl Shared {
                     self.end_service();
                     return self.complete();
                 }
+                News::GivenUp => {
+                    self.end_service();
+                    self.meter.end();
+                    return self.enter("completed", None);
+                }
                 News::Abandoned => return,
             }
         }
