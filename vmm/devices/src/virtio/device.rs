@@ -75,6 +75,26 @@ pub trait VirtioDevice: SaveRestore + Send + 'static {
         requests: &mut Requests<'_>,
     ) -> Result<Progress, QueueError>;
 
+    /// Whether requests were taken that are neither completed nor given back: threads of the
+    /// device's own work on them. Each of them ends without a page of guest memory being waited for.
+    fn has_in_flight(&self) -> bool {
+        false
+    }
+
+    /// Waits for the requests in flight of a queue and completes them. Called before the worker
+    /// comes to rest.
+    ///
+    /// # Errors
+    /// Those of [`Requests`], passed on.
+    fn settle(&mut self, queue: usize, requests: &mut Requests<'_>) -> Result<(), QueueError> {
+        let _ = (queue, requests);
+        Ok(())
+    }
+
+    /// The queues are gone: waits for what is in flight and forgets it, so that nothing touches
+    /// guest memory any more.
+    fn abandon(&mut self) {}
+
     /// The worker rests; what the device does beside it comes to rest as well.
     fn quiesce(&mut self, deadline: Instant) {
         let _ = deadline;

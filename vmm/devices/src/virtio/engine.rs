@@ -14,6 +14,19 @@ pub(super) struct Surroundings<'a> {
     pub(super) notify: &'a dyn Fn(),
 }
 
+impl Surroundings<'_> {
+    fn requests<'a>(&'a self, queue: &'a mut Queue, indirect: bool) -> Requests<'a> {
+        Requests {
+            queue,
+            ram: self.ram,
+            present: self.present,
+            stop: self.stop,
+            indirect,
+            notify: self.notify,
+        }
+    }
+}
+
 pub(super) struct Engine<D> {
     pub(super) device: D,
     /// Queues that the driver has enabled, by number, from DRIVER_OK to reset.
@@ -39,14 +52,33 @@ impl<D: VirtioDevice> Engine<D> {
             match self.serve_queue(number, around) {
                 Ok(()) => {}
                 Err(QueueError::Interrupted) => again |= bit,
-                Err(QueueError::Broken(text)) => {
-                    // Nothing of the guest's memory is touched any more until a reset.
-                    self.queues.iter_mut().for_each(|queue| *queue = None);
-                    return (0, Some(format!("queue {number}: {text}")));
-                }
+                Err(QueueError::Broken(text)) => return (0, Some(self.give_up(number, &text))),
             }
         }
         (again, None)
+    }
+
+    /// Nothing of the guest's memory is touched any more until a reset.
+    fn give_up(&mut self, number: usize, text: &str) -> String {
+        self.queues.iter_mut().for_each(|queue| *queue = None);
+        self.device.abandon();
+        format!("queue {number}: {text}")
+    }
+
+    /// Completes what is in flight. The error after which the device needs a reset.
+    pub(super) fn settle(&mut self, around: &Surroundings<'_>) -> Option<String> {
+        for number in 0..self.queues.len() {
+            let Some(queue) = self.queues.get_mut(number).and_then(Option::as_mut) else {
+                continue;
+            };
+            let mut requests = around.requests(queue, self.indirect);
+            if let Err(error) = self.device.settle(number, &mut requests) {
+                return Some(self.give_up(number, &error.to_string()));
+            }
+        }
+        // What belongs to no queue any more is completed to nobody.
+        self.device.abandon();
+        None
     }
 
     fn serve_queue(&mut self, number: usize, around: &Surroundings<'_>) -> Result<(), QueueError> {
@@ -56,14 +88,7 @@ impl<D: VirtioDevice> Engine<D> {
         hold_rings(queue, around.present)?;
         loop {
             queue.disable_notification(around.ram)?;
-            let mut requests = Requests {
-                queue,
-                ram: around.ram,
-                present: around.present,
-                stop: around.stop,
-                indirect: self.indirect,
-                notify: around.notify,
-            };
+            let mut requests = around.requests(queue, self.indirect);
             let progress = self.device.process(number, &mut requests)?;
             // A request made available before the driver saw that it is to notify is found here.
             if progress == Progress::Blocked || !queue.enable_notification(around.ram)? {

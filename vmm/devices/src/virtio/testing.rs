@@ -95,6 +95,8 @@ pub(crate) struct Driver<D: VirtioDevice> {
     pub(crate) device: Arc<VirtioMmio<D>>,
     pub(crate) ram: Ram,
     pub(crate) line: Arc<AtomicBool>,
+    /// Low half of the features that it accepts.
+    pub(crate) features: u32,
     /// Position in the available ring, by queue.
     available: Vec<u16>,
 }
@@ -110,12 +112,12 @@ impl<D: VirtioDevice> Driver<D> {
         let line_of_device = Arc::new(move |high| driven.store(high, Ordering::SeqCst));
         let device =
             VirtioMmio::new("test0", device, ram.clone(), line_of_device, present).unwrap();
-        Self { device, ram, line, available: vec![0; 2] }
+        Self { device, ram, line, features: 0, available: vec![0; 3] }
     }
 
     /// The same driver after a move to another device.
     pub(crate) fn moved(&self, to: Self) -> Self {
-        Self { available: self.available.clone(), ..to }
+        Self { available: self.available.clone(), features: self.features, ..to }
     }
 
     pub(crate) fn get(&self, offset: u64) -> u32 {
@@ -139,7 +141,7 @@ impl<D: VirtioDevice> Driver<D> {
         self.set(0x24, 1);
         self.set(0x20, 1);
         self.set(0x24, 0);
-        self.set(0x20, 0);
+        self.set(0x20, self.features);
         self.set(0x70, 11);
         assert_eq!(self.get(0x70), 11);
         for queue in 0..queues {
@@ -157,7 +159,7 @@ impl<D: VirtioDevice> Driver<D> {
             self.set(0x44, 1);
             assert_eq!(self.get(0x44), 1);
         }
-        self.available = vec![0; 2];
+        self.available = vec![0; 3];
         self.set(0x70, 15);
     }
 
@@ -226,7 +228,8 @@ impl<D: VirtioDevice> Driver<D> {
 #[derive(Debug, Clone)]
 pub(crate) enum Hostile {
     Register(u64, u32),
-    Start,
+    /// With these of the features that are offered.
+    Start(u32),
     Descriptor(u64, u16, (u64, u32, u16, u16)),
     Offer(u64, u16),
     Ring(u64, u16, u16),
@@ -246,10 +249,10 @@ pub(crate) fn hostile() -> impl proptest::strategy::Strategy<Value = Vec<Hostile
     let value = prop_oneof![0u32..20, any::<u32>(), Just(RAM_BASE as u32)];
     let action = prop_oneof![
         4 => ((0u64..80).prop_map(|at| at * 4), value).prop_map(|(at, v)| Hostile::Register(at, v)),
-        3 => Just(Hostile::Start),
-        8 => (0u64..2, 0u16..QUEUE_SIZE, parts).prop_map(|(q, i, p)| Hostile::Descriptor(q, i, p)),
-        6 => (0u64..2, 0u16..20).prop_map(|(q, head)| Hostile::Offer(q, head)),
-        1 => (0u64..2, any::<u16>(), any::<u16>()).prop_map(|(q, f, i)| Hostile::Ring(q, f, i)),
+        3 => any::<u32>().prop_map(Hostile::Start),
+        8 => (0u64..3, 0u16..QUEUE_SIZE, parts).prop_map(|(q, i, p)| Hostile::Descriptor(q, i, p)),
+        6 => (0u64..3, 0u16..20).prop_map(|(q, head)| Hostile::Offer(q, head)),
+        1 => (0u64..3, any::<u16>(), any::<u16>()).prop_map(|(q, f, i)| Hostile::Ring(q, f, i)),
         2 => (0..RAM_BYTES as u64 / 8, any::<u64>()).prop_map(|(at, v)| Hostile::Memory(at * 8, v)),
         1 => Just(Hostile::Rest),
         1 => Just(Hostile::Move),
@@ -264,7 +267,11 @@ pub(crate) fn act<D: VirtioDevice>(driver: &mut Driver<D>, queues: u64, all: &[H
     for action in all {
         match *action {
             Hostile::Register(at, value) => driver.set(at, value),
-            Hostile::Start => driver.start(queues),
+            Hostile::Start(features) => {
+                driver.set(0x14, 0);
+                driver.features = features & driver.get(0x10);
+                driver.start(queues);
+            }
             Hostile::Descriptor(queue, index, parts) => {
                 driver.write_descriptor(queue, index, parts);
             }

@@ -16,9 +16,17 @@ struct Control {
     /// How many threads want the engine to themselves.
     exclusive: u32,
     quiescent: bool,
-    /// Whether the worker works.
+    /// Whether the worker works, or requests that it has taken are in flight.
     busy: bool,
     closed: bool,
+}
+
+/// What the worker is to do.
+enum Work {
+    /// Look at these queues, a bit each.
+    Serve(u64),
+    /// Complete what is in flight, and rest.
+    Settle,
 }
 
 impl Control {
@@ -105,8 +113,8 @@ impl<D: VirtioDevice> Core<D> {
         result
     }
 
-    /// Uses the engine while the worker rests. The wait is for one system call of the worker's at
-    /// most: waits for pages end.
+    /// Uses the engine while the worker rests. The wait is for the requests in flight at most: waits
+    /// for pages end.
     pub(super) fn exclusive<T>(&self, use_it: impl FnOnce(&mut Engine<D>) -> T) -> T {
         self.control(|control| control.exclusive += 1);
         self.await_rest(None);
@@ -156,8 +164,8 @@ impl<D: VirtioDevice> Core<D> {
 
     /// The thread.
     pub(super) fn work(&self) {
-        let mut again = 0;
-        while let Some(kicked) = self.next_kicks(again) {
+        let (mut again, mut in_flight) = (0, false);
+        while let Some(work) = self.next_work(again, in_flight) {
             let notify = || self.transport(Transport::queue_used);
             let around = Surroundings {
                 ram: &self.ram,
@@ -165,8 +173,14 @@ impl<D: VirtioDevice> Core<D> {
                 stop: &self.stop,
                 notify: &notify,
             };
-            let (unfinished, error) = lock(&self.engine).serve(kicked, &around);
-            again = unfinished;
+            let mut engine = lock(&self.engine);
+            let error;
+            (again, error) = match work {
+                Work::Serve(kicked) => engine.serve(kicked, &around),
+                Work::Settle => (0, engine.settle(&around)),
+            };
+            in_flight = engine.device.has_in_flight();
+            drop(engine);
             if let Some(error) = error {
                 log::warn!("virtio device {}: {error}; it needs a reset", D::ID);
                 self.transport(Transport::need_reset);
@@ -174,20 +188,28 @@ impl<D: VirtioDevice> Core<D> {
         }
     }
 
-    /// Reports the worker at rest and waits for work; `None` when the device is gone.
-    fn next_kicks(&self, again: u64) -> Option<u64> {
+    /// Reports the worker at rest, unless something is in flight, and waits for work; `None` when
+    /// the device is gone.
+    fn next_work(&self, again: u64, in_flight: bool) -> Option<Work> {
         let mut control = lock(&self.control);
-        control.busy = false;
+        control.busy = in_flight;
         control.kicked |= again;
         self.changed.notify_all();
-        while control.rest_wanted() || control.kicked == 0 {
+        loop {
             if control.closed {
+                control.busy = false;
                 return None;
+            }
+            if control.rest_wanted() {
+                if in_flight {
+                    return Some(Work::Settle);
+                }
+            } else if control.kicked != 0 {
+                control.busy = true;
+                return Some(Work::Serve(std::mem::take(&mut control.kicked)));
             }
             control = self.changed.wait(control).unwrap_or_else(PoisonError::into_inner);
         }
-        control.busy = true;
-        Some(std::mem::take(&mut control.kicked))
     }
 }
 

@@ -1,9 +1,14 @@
-//! Requests of the driver to the disk.
+//! The disk as the driver sees it: features, configuration, and its requests on their way to the host.
 
 use super::SavedVirtioBlk;
 use super::disk::{Disk, SECTOR};
-use crate::virtio::chain::{Buffers, Chain};
-use crate::virtio::device::{ConfigSpace, Progress, VirtioDevice};
+use super::pool::Pool;
+use super::request::{
+    DISCARD_SECTORS, DISCARD_SEGMENTS, Done, ID_BYTES, Negotiated, Request, ZERO_SECTORS,
+    ZERO_SEGMENTS,
+};
+use crate::virtio::chain::Chain;
+use crate::virtio::device::{ConfigSpace, Progress, TransportHandle, VirtioDevice};
 use crate::virtio::requests::{QueueError, Requests};
 use std::sync::Arc;
 use umem_state::{SaveRestore, StateError};
@@ -12,36 +17,27 @@ const FEATURE_SEGMENTS: u64 = 1 << 2;
 const FEATURE_READ_ONLY: u64 = 1 << 5;
 const FEATURE_BLOCK_SIZE: u64 = 1 << 6;
 const FEATURE_FLUSH: u64 = 1 << 9;
-
-const TYPE_READ: u32 = 0;
-const TYPE_WRITE: u32 = 1;
-const TYPE_FLUSH: u32 = 4;
-const TYPE_ID: u32 = 8;
-
-const STATUS_OK: u8 = 0;
-const STATUS_ERROR: u8 = 1;
-const STATUS_UNSUPPORTED: u8 = 2;
+const FEATURE_DISCARD: u64 = 1 << 13;
+const FEATURE_WRITE_ZEROES: u64 = 1 << 14;
 
 const QUEUE_SIZE: u16 = 256;
-/// Type, reserved, sector.
-const HEADER: usize = 16;
-const ID_BYTES: usize = 20;
-/// Most bytes for one system call, so that the worker comes to rest soon.
-const CHUNK: u64 = 1 << 20;
+/// Most requests in flight, a thread each.
+pub(super) const IN_FLIGHT: usize = 8;
+/// Most bytes of a request in flight. A longer one is done by the worker itself, which can end it
+/// half way and give it back. So the wait for a disk to come to rest is for so much data a thread.
+pub(super) const IN_FLIGHT_BYTES: u64 = 2 << 20;
 
 /// A disk on a file.
+///
+/// The worker takes requests, threads of a pool do them, the worker completes them in the order in
+/// which they are done: the specification asks for no order among requests that are available
+/// together (section 5.2.6.1), and a flush is for what was completed before it.
 #[derive(Debug)]
 pub struct VirtioBlk {
     disk: Arc<Disk>,
     id: [u8; ID_BYTES],
-}
-
-/// What became of a request.
-enum Outcome {
-    /// Done; bytes written for the driver.
-    Done(u64),
-    Failed,
-    Unsupported,
+    negotiated: Negotiated,
+    pool: Pool<Result<Done, QueueError>>,
 }
 
 impl VirtioBlk {
@@ -53,89 +49,42 @@ impl VirtioBlk {
         for (to, from) in bytes.iter_mut().zip(id.bytes()) {
             *to = from;
         }
-        Self { disk, id: bytes }
+        let negotiated = Negotiated::default();
+        Self { disk, id: bytes, negotiated, pool: Pool::new(IN_FLIGHT) }
     }
 
-    fn serve(
-        &self,
-        chain: Chain,
-        requests: &Requests<'_>,
-    ) -> Result<(Buffers, u8, u64), QueueError> {
-        let Chain { mut readable, mut writable, .. } = chain;
-        let Some(status) = writable.take_back(1) else {
-            return Err(QueueError::broken("a request without room for its status"));
-        };
-        let mut header = [0; HEADER];
-        let front = readable.take_front(HEADER as u64);
-        if front.read(requests.ram(), &mut header)? < HEADER {
-            return Err(QueueError::broken(format!("a header of {} bytes", front.bytes())));
+    /// Does a request, or has it done.
+    fn start(&mut self, chain: Chain, requests: &mut Requests<'_>) -> Result<(), QueueError> {
+        let request = Request::read(chain, requests.ram(), &self.disk, self.negotiated)?;
+        if request.disk_bytes().is_some_and(|bytes| bytes <= IN_FLIGHT_BYTES) {
+            let (ram, disk) = (requests.ram().clone(), self.disk.clone());
+            self.pool.submit(Box::new(move || request.run(&ram, &disk, &[], || Ok(()))));
+            return Ok(());
         }
-        let [a, b, c, d, _, _, _, _, sector @ ..] = header;
-        let sector = u64::from_le_bytes(sector);
-        let outcome = match u32::from_le_bytes([a, b, c, d]) {
-            TYPE_READ => self.transfer(sector, writable, requests, Disk::read)?,
-            TYPE_WRITE => match self.transfer(sector, readable, requests, Disk::write)? {
-                Outcome::Done(_) => Outcome::Done(0),
-                other => other,
-            },
-            TYPE_FLUSH => self.flush(),
-            TYPE_ID => {
-                let room = writable.take_front(ID_BYTES as u64);
-                Outcome::Done(room.write(requests.ram(), &self.id)? as u64)
-            }
-            _ => Outcome::Unsupported,
-        };
-        Ok(match outcome {
-            Outcome::Done(bytes) => (status, STATUS_OK, bytes),
-            Outcome::Failed => (status, STATUS_ERROR, 0),
-            Outcome::Unsupported => (status, STATUS_UNSUPPORTED, 0),
-        })
+        let stopped = || requests.check_interrupted();
+        let done = request.run(requests.ram(), &self.disk, &self.id, stopped);
+        if done.as_ref().is_err_and(|error| *error == QueueError::Interrupted) {
+            requests.give_back();
+        }
+        complete(&done?, requests)
     }
+}
 
-    fn flush(&self) -> Outcome {
-        match self.disk.flush() {
-            Ok(()) => Outcome::Done(0),
-            Err(error) => {
-                log::warn!("disk: flush: {error}");
-                Outcome::Failed
-            }
-        }
-    }
-
-    /// Moves data in chunks. When interrupted all of it is done again later, to the same end.
-    fn transfer(
-        &self,
-        sector: u64,
-        mut data: Buffers,
-        requests: &Requests<'_>,
-        call: impl Fn(&Disk, u64, &[crate::virtio::chain::RamSlice<'_>]) -> std::io::Result<()>,
-    ) -> Result<Outcome, QueueError> {
-        let bytes = data.bytes();
-        let end = sector.checked_add(bytes / SECTOR);
-        let fits = end.is_some_and(|end| end <= self.disk.sectors());
-        if !bytes.is_multiple_of(SECTOR) || !fits {
-            return Ok(Outcome::Failed);
-        }
-        let mut offset = sector * SECTOR;
-        while data.bytes() > 0 {
-            requests.check_interrupted()?;
-            let chunk = data.take_front(CHUNK);
-            if let Err(error) = call(&self.disk, offset, &chunk.slices(requests.ram())?) {
-                log::warn!("disk: {} bytes at {offset}: {error}", chunk.bytes());
-                return Ok(Outcome::Failed);
-            }
-            offset += chunk.bytes();
-        }
-        Ok(Outcome::Done(bytes))
-    }
+fn complete(done: &Done, requests: &mut Requests<'_>) -> Result<(), QueueError> {
+    done.status_at.write(requests.ram(), &[done.status])?;
+    requests.complete(done.head, done.bytes + 1)
 }
 
 impl VirtioDevice for VirtioBlk {
     const ID: u32 = 2;
 
     fn features(&self) -> u64 {
-        let read_only = if self.disk.is_read_only() { FEATURE_READ_ONLY } else { 0 };
-        FEATURE_SEGMENTS | FEATURE_BLOCK_SIZE | FEATURE_FLUSH | read_only
+        let by_access = if self.disk.is_read_only() {
+            FEATURE_READ_ONLY
+        } else {
+            FEATURE_DISCARD | FEATURE_WRITE_ZEROES
+        };
+        FEATURE_SEGMENTS | FEATURE_BLOCK_SIZE | FEATURE_FLUSH | by_access
     }
 
     fn queue_sizes(&self) -> &'static [u16] {
@@ -150,7 +99,30 @@ impl VirtioDevice for VirtioBlk {
         space.extend(u32::from(QUEUE_SIZE - 2).to_le_bytes());
         space.extend([0; 4]);
         space.extend((SECTOR as u32).to_le_bytes());
+        // Topology, writeback, number of queues: of features that are not offered.
+        space.extend([0; 12]);
+        if !self.disk.is_read_only() {
+            // Sectors, segments and alignment of a discard; sectors and segments of zeroes.
+            for field in [DISCARD_SECTORS, DISCARD_SEGMENTS, 1, ZERO_SECTORS, ZERO_SEGMENTS] {
+                space.extend(field.to_le_bytes());
+            }
+            // Zeroes may be a hole.
+            space.extend([1, 0, 0, 0]);
+        }
         Arc::new(space)
+    }
+
+    fn connect(&mut self, transport: TransportHandle) {
+        self.pool.connect(transport);
+    }
+
+    fn activate(&mut self, features: u64) {
+        let has = |feature| features & feature != 0;
+        self.negotiated = Negotiated {
+            flush: has(FEATURE_FLUSH),
+            discard: has(FEATURE_DISCARD),
+            write_zeroes: has(FEATURE_WRITE_ZEROES),
+        };
     }
 
     fn process(
@@ -158,21 +130,29 @@ impl VirtioDevice for VirtioBlk {
         _queue: usize,
         requests: &mut Requests<'_>,
     ) -> Result<Progress, QueueError> {
-        while let Some(chain) = requests.take()? {
-            let head = chain.head;
-            match self.serve(chain, requests) {
-                Ok((at, status, bytes)) => {
-                    at.write(requests.ram(), &[status])?;
-                    requests.complete(head, bytes + 1)?;
-                }
-                Err(QueueError::Interrupted) => {
-                    requests.give_back();
-                    return Err(QueueError::Interrupted);
-                }
-                Err(error) => return Err(error),
+        loop {
+            for done in self.pool.take_done() {
+                complete(&done?, requests)?;
             }
+            // What is done next kicks the queue.
+            if !self.pool.has_room() {
+                return Ok(Progress::Blocked);
+            }
+            let Some(chain) = requests.take()? else { return Ok(Progress::Drained) };
+            self.start(chain, requests)?;
         }
-        Ok(Progress::Drained)
+    }
+
+    fn has_in_flight(&self) -> bool {
+        self.pool.in_flight() > 0
+    }
+
+    fn settle(&mut self, _queue: usize, requests: &mut Requests<'_>) -> Result<(), QueueError> {
+        self.pool.await_done().into_iter().try_for_each(|done| complete(&done?, requests))
+    }
+
+    fn abandon(&mut self) {
+        self.pool.await_done();
     }
 }
 

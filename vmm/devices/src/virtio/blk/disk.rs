@@ -1,10 +1,11 @@
-//! The file behind a disk: its lock, and vectored input and output on guest memory.
+//! The file behind a disk: its lock, vectored input and output on guest memory, holes and zeroes.
 #![allow(unsafe_code)]
 
 use crate::virtio::chain::RamSlice;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use vm_memory::bitmap::Bitmap;
@@ -13,6 +14,11 @@ use vm_memory::bitmap::Bitmap;
 pub(super) const SECTOR: u64 = 512;
 /// Most pieces that the system takes in one call.
 const MOST_PIECES: usize = 1024;
+
+const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+const ZERO_RANGE: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+/// Written where the file system has nothing better.
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Why a disk cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -159,6 +165,17 @@ impl Disk {
         if *locked { Ok(locked) } else { Err(io::Error::other("the disk is not locked")) }
     }
 
+    fn access_to_write(&self) -> io::Result<RwLockReadGuard<'_, bool>> {
+        let access = self.access()?;
+        if self.read_only { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(access) }
+    }
+
+    /// Has every access wait until the guard is gone.
+    #[cfg(test)]
+    pub(super) fn hold_up(&self) -> std::sync::RwLockWriteGuard<'_, bool> {
+        self.locked.write().unwrap()
+    }
+
     /// Reads from the byte at `offset` on until the slices are full.
     pub(super) fn read(&self, offset: u64, slices: &[RamSlice<'_>]) -> io::Result<()> {
         let _access = self.access()?;
@@ -175,14 +192,57 @@ impl Disk {
 
     /// Writes all slices from the byte at `offset` on.
     pub(super) fn write(&self, offset: u64, slices: &[RamSlice<'_>]) -> io::Result<()> {
-        let _access = self.access()?;
-        if self.read_only {
-            return Err(io::Error::from(io::ErrorKind::ReadOnlyFilesystem));
-        }
+        let _access = self.access_to_write()?;
         transfer(offset, slices, |pieces, count, offset| {
             // SAFETY: as in `read`; the memory is only read.
             unsafe { libc::pwritev(self.file.as_raw_fd(), pieces, count, offset) }
         })
+    }
+
+    /// Gives up what the range holds, if the file can; it reads as zeroes or as before.
+    pub(super) fn discard(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        let _access = self.access_to_write()?;
+        match self.allocate(PUNCH_HOLE, offset, bytes) {
+            // A discard is a hint. Files without holes, ranges that are no whole blocks.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => {
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Makes the range read as zeroes, in a hole if `unmap` and the file has holes.
+    pub(super) fn write_zeroes(&self, offset: u64, bytes: u64, unmap: bool) -> io::Result<()> {
+        let _access = self.access_to_write()?;
+        if unmap && self.allocate(PUNCH_HOLE, offset, bytes).is_ok()
+            || self.allocate(ZERO_RANGE, offset, bytes).is_ok()
+        {
+            return Ok(());
+        }
+        let (mut at, end) = (offset, offset + bytes);
+        while at < end {
+            let count = (end - at).min(ZEROES.len() as u64);
+            self.file.write_all_at(ZEROES.get(..count as usize).unwrap_or_default(), at)?;
+            at += count;
+        }
+        Ok(())
+    }
+
+    /// The file keeps its size.
+    fn allocate(&self, mode: i32, offset: u64, bytes: u64) -> io::Result<()> {
+        let offset = i64::try_from(offset).map_err(io::Error::other)?;
+        let bytes = i64::try_from(bytes).map_err(io::Error::other)?;
+        loop {
+            // SAFETY: the descriptor is open as long as `self.file` lives; no memory is involved.
+            let result = unsafe { libc::fallocate(self.file.as_raw_fd(), mode, offset, bytes) };
+            if result == 0 {
+                return Ok(());
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
     }
 
     /// Has what was written reach the storage.

@@ -2,6 +2,8 @@
 
 mod device;
 mod disk;
+mod pool;
+mod request;
 mod saved;
 #[cfg(test)]
 mod tests;

@@ -100,6 +100,215 @@ fn the_configuration_space_has_capacity_and_block_size() {
     assert_eq!(driver.get(0x1000), 0);
 }
 
+const FLUSH: u32 = 1 << 9;
+const DISCARD: u32 = 1 << 13;
+const WRITE_ZEROES: u32 = 1 << 14;
+
+fn start_with(disk: &Arc<Disk>, features: u32) -> Driver<VirtioBlk> {
+    let mut driver = Driver::new(VirtioBlk::new(disk.clone(), "serial"), Arc::new(AllPresent));
+    driver.features = features;
+    driver.start(1);
+    driver
+}
+
+/// Does a discard (11) or writes zeroes (13) on ranges: sector, sectors, flags.
+fn ranges(driver: &mut Driver<VirtioBlk>, kind: u32, all: &[(u64, u32, u32)]) -> u8 {
+    let bytes: Vec<u8> = all
+        .iter()
+        .flat_map(|range| {
+            let ends = [range.1.to_le_bytes(), range.2.to_le_bytes()].concat();
+            [range.0.to_le_bytes().to_vec(), ends].concat()
+        })
+        .collect();
+    driver.put(DATA, &bytes);
+    request(driver, kind, 0, &[(DATA, bytes.len() as u32, READ)]).0
+}
+
+#[test]
+fn zeroes_are_written_and_nothing_beside_them() {
+    let file = file();
+    let before = std::fs::read(file.path()).unwrap();
+    let mut driver = start_with(&disk(&file, false), WRITE_ZEROES | FLUSH);
+    for (flags, first) in [(0, 3), (1, 20)] {
+        assert_eq!(ranges(&mut driver, 13, &[(first, 9, flags)]), 0);
+        let (from, to) = (first as usize * 512, (first as usize + 9) * 512);
+        let after = std::fs::read(file.path()).unwrap();
+        assert_eq!(after[from..to], [0; 9 * 512]);
+        assert_eq!(after[to..], before[to..]);
+        assert_eq!(after[from - 512..from], before[from - 512..from]);
+        assert_eq!(after.len(), before.len());
+    }
+}
+
+#[test]
+fn a_discard_touches_only_its_ranges_and_the_file_keeps_its_size() {
+    let file = file();
+    let before = std::fs::read(file.path()).unwrap();
+    let mut driver = start_with(&disk(&file, false), DISCARD);
+    assert_eq!(ranges(&mut driver, 11, &[(8, 16, 0), (40, 24, 0)]), 0);
+    let after = std::fs::read(file.path()).unwrap();
+    assert_eq!(after.len(), before.len());
+    assert_eq!(after[..8 * 512], before[..8 * 512]);
+    assert_eq!(after[24 * 512..40 * 512], before[24 * 512..40 * 512]);
+}
+
+#[test]
+fn ranges_that_cannot_be_are_refused_and_change_nothing() {
+    let file = file();
+    let before = std::fs::read(file.path()).unwrap();
+    let mut driver = start_with(&disk(&file, false), DISCARD | WRITE_ZEROES);
+    for kind in [11, 13] {
+        assert_eq!(ranges(&mut driver, kind, &[(60, 5, 0)]), 1, "beyond the end");
+        assert_eq!(ranges(&mut driver, kind, &[(u64::MAX, 1, 0)]), 1);
+        assert_eq!(ranges(&mut driver, kind, &[(0, u32::MAX, 0)]), 1);
+        assert_eq!(ranges(&mut driver, kind, &[(0, 8, 2)]), 2, "an unknown flag");
+        assert_eq!(ranges(&mut driver, kind, &[(0, 1, 0); 17]), 1, "too many");
+        assert_eq!(ranges(&mut driver, kind, &[]), 1);
+        assert_eq!(request(&mut driver, kind, 0, &[(DATA, 15, READ)]).0, 1);
+    }
+    assert_eq!(ranges(&mut driver, 11, &[(0, 8, 0), (8, 8, 1)]), 2, "unmap is for zeroes");
+    assert_eq!(std::fs::read(file.path()).unwrap(), before);
+}
+
+#[test]
+fn discard_and_zeroes_are_for_drivers_that_accepted_them_and_disks_that_are_written() {
+    let file = file();
+    let mut driver = start(&disk(&file, false));
+    assert_eq!(driver.get(0x10) & (DISCARD | WRITE_ZEROES), DISCARD | WRITE_ZEROES);
+    let limits = [0x124, 0x128, 0x12c, 0x130, 0x134, 0x138].map(|at| driver.get(at));
+    assert_eq!(limits, [1 << 21, 16, 1, 1 << 15, 1, 1]);
+    assert_eq!(ranges(&mut driver, 11, &[(0, 8, 0)]), 2);
+    assert_eq!(ranges(&mut driver, 13, &[(0, 8, 0)]), 2);
+    drop(driver);
+    let driver = start(&disk(&self::file(), true));
+    driver.set(0x14, 0);
+    assert_eq!(driver.get(0x10) & (DISCARD | WRITE_ZEROES), 0);
+    assert_eq!(driver.get(0x124), 0);
+}
+
+/// Offers so many writes at once: number `n` fills sector `n` with `0x80 + n`.
+fn offer_writes(driver: &mut Driver<VirtioBlk>, count: u16) {
+    for number in 0..count {
+        let [header, data, status] = [0x1000, 0x4000, 0x3000].map(|base| DATA + base);
+        let header = header + u64::from(number) * 16;
+        let data = data + u64::from(number) * 512;
+        driver.put(header, &[1, 0, 0, 0, 0, 0, 0, 0, number as u8, 0, 0, 0, 0, 0, 0, 0]);
+        driver.put(data, &[0x80 + number as u8; 512]);
+        let first = number * 3;
+        driver.write_descriptor(0, first, (header, 16, 1, first + 1));
+        driver.write_descriptor(0, first + 1, (data, 512, 1, first + 2));
+        driver.write_descriptor(0, first + 2, (status + u64::from(number), 1, WRITE, 0));
+        driver.offer(0, first);
+    }
+}
+
+/// Waits until so many requests of the disk are under way: each has a handle of it, beside the test
+/// and the device.
+#[track_caller]
+fn await_in_flight(disk: &Arc<Disk>, count: usize) {
+    await_that("requests are not in flight", || Arc::strong_count(disk) == count + 2);
+}
+
+#[test]
+fn requests_in_flight_are_completed_before_the_device_rests() {
+    let file = file();
+    let disk = disk(&file, false);
+    let mut driver = start_with(&disk, FLUSH);
+    let held = disk.hold_up();
+    offer_writes(&mut driver, 5);
+    await_in_flight(&disk, 5);
+    let busy = driver.device.quiesce(std::time::Instant::now()).unwrap_err();
+    assert!(busy.to_string().contains("test0"), "{busy}");
+    assert_eq!(driver.used(0), 0);
+    drop(held);
+    driver.device.quiesce(soon()).unwrap();
+    let saved = driver.device.save().queues[0];
+    assert_eq!((driver.used(0), saved.next_used, saved.next_available), (5, 5, 5));
+    assert_eq!(driver.bytes(DATA + 0x3000, 5), [0; 5]);
+    // One more comes while it rests: it is for whoever goes on.
+    std::fs::write(file.path(), vec![0; SECTORS as usize * 512]).unwrap();
+    driver.put(DATA + 0x3000, &[0xff]);
+    driver.offer(0, 0);
+    assert_eq!(driver.used(0), 5);
+    let there = Driver::with_ram(
+        VirtioBlk::new(disk.clone(), "serial"),
+        Arc::new(AllPresent),
+        driver.ram.clone(),
+    );
+    there.device.restore(driver.device.save()).unwrap();
+    let there = driver.moved(there);
+    drop(driver);
+    there.device.resume();
+    there.await_used(0);
+    let after = std::fs::read(file.path()).unwrap();
+    assert_eq!(after[0], 0x80);
+    assert!(after[512..].iter().all(|&byte| byte == 0), "a request is done twice");
+}
+
+#[test]
+fn a_device_that_did_not_rest_in_time_goes_on() {
+    let file = file();
+    let disk = disk(&file, false);
+    let mut driver = start(&disk);
+    let held = disk.hold_up();
+    offer_writes(&mut driver, 4);
+    await_in_flight(&disk, 4);
+    driver.device.quiesce(std::time::Instant::now()).unwrap_err();
+    driver.device.resume();
+    drop(held);
+    driver.await_used(0);
+    assert_eq!(driver.bytes(DATA + 0x3000, 5), [0, 0, 0, 0, 0]);
+    assert_eq!(std::fs::read(file.path()).unwrap()[3 * 512], 0x83);
+}
+
+#[test]
+fn a_reset_waits_for_what_is_in_flight() {
+    let file = file();
+    let disk = disk(&file, false);
+    let mut driver = start(&disk);
+    for _ in 0..20 {
+        offer_writes(&mut driver, 5);
+        driver.set(0x70, 0);
+        // Nothing of the guest's is read any more.
+        driver.put(DATA + 0x4000, &[0xee; 5 * 512]);
+        driver.start(1);
+    }
+    driver.device.quiesce(soon()).unwrap();
+    assert!(!std::fs::read(file.path()).unwrap().contains(&0xee));
+}
+
+#[test]
+fn a_request_whose_pages_are_missing_is_given_back_and_those_before_it_are_completed() {
+    let file = file();
+    let disk = disk(&file, false);
+    let gate = Arc::new(Gate::default());
+    let mut driver = Driver::new(VirtioBlk::new(disk.clone(), "serial"), gate.clone());
+    driver.start(1);
+    // The data of the last two is beyond what is here.
+    gate.shut(DATA + 0x4000 + 3 * 512);
+    offer_writes(&mut driver, 5);
+    await_that("no page is waited for", || gate.is_waited_for());
+    driver.device.quiesce(soon()).unwrap();
+    assert_eq!(driver.device.save().queues[0].next_available, 3);
+    assert_eq!(driver.used(0), 3);
+    gate.open();
+    driver.device.resume();
+    driver.await_used(0);
+    assert_eq!(driver.bytes(DATA + 0x3000, 5), [0; 5]);
+}
+
+#[test]
+fn a_request_too_long_to_be_in_flight_is_done_all_the_same() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(3 << 20).unwrap();
+    let mut driver = start(&disk(&file, false));
+    let pieces = vec![(DATA, 3 << 18, READ); 4];
+    driver.put(DATA, &[0x5a; 3 << 18]);
+    assert_eq!(request(&mut driver, 1, 0, &pieces), (0, 1));
+    assert_eq!(std::fs::read(file.path()).unwrap().len(), 3 << 20);
+    assert!(std::fs::read(file.path()).unwrap().iter().all(|&byte| byte == 0x5a));
+}
+
 #[test]
 fn an_unlocked_disk_fails_requests_and_is_not_touched() {
     let file = file();
