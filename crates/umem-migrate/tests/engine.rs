@@ -229,6 +229,19 @@ fn different_digests_keep_the_guest_at_the_source() {
 }
 
 #[test]
+fn a_last_round_that_leaves_a_page_keeps_the_guest_at_the_source() {
+    let mut here = Here::in_first_round(rounds(Switch::ByItself));
+    here.round(1, 1000, 20);
+    here.event(SourceEvent::Stopped(Ok(vec![7; 3])));
+    here.event(SourceEvent::Collected(Ok(25)));
+    here.placed(2);
+    here.message(ToSource::Prepared);
+    assert!(here.sent_but(2, 24, 1).contains(&SourceAction::TakeBack));
+    assert_eq!(here.engine.state(), SourceState::Failed);
+    assert!(here.engine.error().unwrap().contains("left 1 pages"), "{:?}", here.engine.error());
+}
+
+#[test]
 fn the_throttle_ends_before_the_stop_and_at_every_failure() {
     let slow = AutoConverge { initial: 20, increment: 10, most: 99 };
     let slowed = || {

@@ -20,7 +20,7 @@ pub struct RoundReport {
     pub pages: u64,
     /// Bytes sent in it, as on the wire.
     pub bytes: u64,
-    /// Pages that it has not sent although they were due: it was cut short.
+    /// Pages that it has not sent although they were due: it was cut short, or they cannot be read.
     pub left: u64,
     /// Over all copies sent and all pages discarded, in this round and before.
     pub digest: u128,
@@ -191,6 +191,15 @@ impl Source {
             return;
         }
         match result {
+            // Nobody would send it after this round, and the destination may have an older copy of it.
+            Ok(RoundReport { round, left, .. })
+                if self.state == SourceState::Preparing && round == at_hand.round && left > 0 =>
+            {
+                self.fail(format!(
+                    "the last round has left {left} pages, which cannot be read (a hardware error); \
+                     postcopy (migrate -p) can move this guest, without them"
+                ));
+            }
             Ok(report) if report.round == at_hand.round && at_hand.sent.is_none() => {
                 at_hand.sent = Some(report);
                 if self.state == SourceState::Rounds {
