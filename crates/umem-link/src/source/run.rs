@@ -66,6 +66,7 @@ pub(super) fn run(
         stopped: false,
         lane_lost: None,
         abandoned: false,
+        unheard: false,
     };
     runner.listen(control.reader);
     runner.serve(inbox);
@@ -145,6 +146,8 @@ pub(super) struct Runner<'a> {
     /// A connection for pages that has ended before pages were due, why, and when that counts.
     pub(super) lane_lost: Option<(Instant, String)>,
     pub(super) abandoned: bool,
+    /// Whether the control connection has refused a message.
+    unheard: bool,
 }
 
 impl Runner<'_> {
@@ -349,7 +352,12 @@ impl Runner<'_> {
     }
 
     pub(super) fn send(&mut self, message: &ToDestination) {
+        // A part of a message may be out: what follows would not be understood, and would be waited for.
+        if self.unheard {
+            return;
+        }
         if let Err(error) = self.writer.write_all(&message.encode()) {
+            self.unheard = true;
             self.handle(SourceEvent::LinkLost(error.to_string()));
         }
     }
