@@ -295,6 +295,8 @@ impl Runner<'_> {
     fn admit(&mut self, machine: &MachineDescription, mode: Mode) -> Result<(), String> {
         self.shared.view().mode = Some(mode);
         let ram = self.shared.vm.admit(machine, mode)?;
+        // What a guest that did not come has left must not pass for pages of zeroes.
+        ram.clear().map_err(|error| format!("memory cannot be made ready for a guest: {error}"))?;
         self.store = Some(Arc::new(Store::new(ram, self.bulk_lanes)));
         for (role, channel) in std::mem::take(&mut self.early) {
             self.lane(role, channel);
@@ -304,6 +306,7 @@ impl Runner<'_> {
 
     fn begin_page_service(&mut self) -> Result<(), String> {
         let Some(store) = &self.store else { return Err("no guest was admitted".to_owned()) };
+        store.end_rounds();
         let plane = self.shared.vm.begin_page_service(store.valid())?;
         plane.start_reader().map_err(|error| format!("cannot read page faults: {error}"))?;
         if let Some(requester) = &self.requester {

@@ -12,7 +12,8 @@ use umem_wire::{Cause, PageKind};
 enum Phase {
     /// Those of rounds: the guest runs at the source, and nobody uses RAM here.
     Rounds,
-    /// None: pages are void of which memory still holds the old bytes, until page service begins.
+    /// None: the rounds are over, and void pages may still hold the old bytes, until page service
+    /// begins.
     Voided,
     /// None: all are here, and the guest's state is being loaded, or it runs.
     Sealed,
@@ -59,6 +60,12 @@ impl Store {
     /// No more pages, whatever comes: what is here will be used.
     pub(crate) fn seal(&self) {
         self.set_phase(Phase::Sealed);
+    }
+
+    /// No more rounds: the pages that are valid now are those that page service will keep. A page that
+    /// came later would be taken for missing, or wait for itself while it is being watched.
+    pub(crate) fn end_rounds(&self) {
+        self.set_phase(Phase::Voided);
     }
 
     /// From now on pages go through the plane.

@@ -4,8 +4,8 @@ use crate::caller::Caller;
 use crate::vms::{SourceMachine, Who, Writer};
 use crate::world::{Source, Way, World, fd, tcp, unix, wait_for};
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 use umem_link::{AutoConverge, DestinationOptions, Mode, Rounds, SourceOptions, Strategy, Switch};
 use umem_wire::{
@@ -190,6 +190,37 @@ fn a_guest_that_cannot_be_stopped_or_loaded_stays_after_its_rounds() {
     }
 }
 
+#[test]
+fn what_memory_held_before_does_not_pass_for_a_page_of_zeroes() {
+    let mut truth = None;
+    let world = World::with(tcp(), PAGES, 3, DestinationOptions::default(), |vm| {
+        let source = Arc::new(SourceMachine::new(PAGES, &vm.ledger));
+        vm.truth = Some(source.ram.clone());
+        // As a session leaves it whose memory could not be given back.
+        for block in vm.ram.layout().blocks() {
+            vm.ram.fill_pages(block.range(), 0xaa).unwrap();
+        }
+        truth = Some(source);
+    });
+    let source = start(&world, &truth.unwrap(), precopy());
+    world.assert_whole(&source);
+}
+
+#[test]
+fn a_page_that_fails_before_the_last_round_does_not_stay_behind_as_an_older_copy() {
+    let by_itself = options(rounds(None, Switch::ByItself, true));
+    for options in [precopy(), by_itself] {
+        let world = World::with(tcp(), PAGES, 1, DestinationOptions::default(), |_| ());
+        let mut vm = SourceMachine::new(PAGES, &world.ledger);
+        vm.fails = Some(3);
+        let source = start(&world, &Arc::new(vm), options);
+        let why = source.failed();
+        assert!(why.contains("migrate -p"), "{why}");
+        assert_eq!(source.vm.take_backs.load(Ordering::SeqCst), 1);
+        world.assert_runs(Who::Source);
+    }
+}
+
 /// A source by hand in a precopy; what it does must end its session, for this reason.
 fn refused(mode: Mode, reason: &str, act: &dyn Fn(&World, &mut Caller)) {
     let world = World::new(tcp(), PAGES, 1);
@@ -201,6 +232,7 @@ fn refused(mode: Mode, reason: &str, act: &dyn Fn(&World, &mut Caller)) {
         last = Some(message);
     }
     wait_for("the end", || world.vm.abandons.load(Ordering::SeqCst) == 1);
+    wait_for("the reason", || world.listener.status().error.is_some());
     let status = world.listener.status();
     let why = match last {
         Some(ToSource::Refused(why)) => why,
@@ -259,6 +291,28 @@ fn no_round_comes_over_pages_that_are_void() {
         bulk.write_all(&run(0, 8, 0)).unwrap();
         while caller.hear().is_some() {}
     });
+}
+
+#[test]
+fn a_page_of_a_round_that_comes_while_page_service_begins_ends_the_session_and_hangs_nobody() {
+    let gate = Arc::new(Barrier::new(2));
+    let world = World::with(tcp(), PAGES, 1, DestinationOptions::default(), |vm| {
+        vm.watched = Some(gate.clone());
+    });
+    let mut caller = Caller::open(&world, 1);
+    caller.announce(&world, Mode::HYBRID);
+    let (_demand, mut bulk) = (caller.lane(Role::Demand), caller.lane(Role::Bulk));
+    caller.say(&ToDestination::BeginPageService);
+    gate.wait();
+    bulk.write_all(&run(5, 1, 9)).unwrap();
+    // Time for the page to do harm, if it can.
+    std::thread::sleep(Duration::from_millis(100));
+    gate.wait();
+    while caller.hear().is_some() {}
+    wait_for("the end", || world.vm.abandons.load(Ordering::SeqCst) == 1);
+    wait_for("the reason", || world.listener.status().error.is_some());
+    let why = world.listener.status().error.unwrap();
+    assert!(why.contains("wrong time"), "{why}");
 }
 
 #[test]

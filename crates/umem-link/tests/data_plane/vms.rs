@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use umem_fault::{FaultCause, FaultPlane, Interrupt, PageState, Placement, Waited};
 use umem_link::{Block, DestinationVm, LiveRam, MachineDescription, Mode, SourceVm, StoppedGuest};
 use umem_memory::{
-    Backend, GuestAddress, GuestRam, PageBitmap, PageIndex, PageSize, RamBlockSpec, RamLayout,
+    Backend, GuestAddress, GuestRam, PageBitmap, PageIndex, PageRange, PageSize, RamBlockSpec,
+    RamLayout,
 };
 
 const PAGE: u64 = PageSize::SMALL.bytes();
@@ -109,6 +110,9 @@ pub(crate) struct SourceMachine {
     pub(crate) harts: u32,
     /// Why the guest cannot be stopped.
     pub(crate) unstoppable: AtomicBool,
+    /// A page that the guest writes last of all, and that fails then.
+    pub(crate) fails: Option<u64>,
+    failed: Mutex<Option<Arc<FaultPlane>>>,
     pub(crate) package: Vec<u8>,
     pub(crate) stops: AtomicU64,
     pub(crate) take_backs: AtomicU64,
@@ -155,6 +159,19 @@ impl SourceMachine {
         self.writers.lock().unwrap().push(std::thread::spawn(body));
     }
 
+    /// Has the kernel refuse a page as if its memory had failed, just after the guest has written it.
+    fn fail_page(&self) {
+        let Some(page) = self.fails.map(PageIndex) else { return };
+        self.ram.fill_pages(PageRange::one(page), 0xee).unwrap();
+        let others = PageBitmap::new(self.ram.layout().total_pages());
+        others.set(PageRange::new(PageIndex(0), others.pages()));
+        others.clear(PageRange::one(page));
+        let plane = FaultPlane::for_ram_keeping(&self.ram, &others, Placement::default()).unwrap();
+        plane.install_unreadable(PageRange::one(page)).unwrap();
+        assert!(!self.ram.is_readable(PageRange::one(page)));
+        *self.failed.lock().unwrap() = Some(plane);
+    }
+
     /// Stops its threads.
     pub(crate) fn halt(&self) {
         self.halt.store(true, Ordering::SeqCst);
@@ -173,6 +190,8 @@ impl SourceMachine {
             ledger: ledger.clone(),
             harts: 1,
             unstoppable: AtomicBool::new(false),
+            fails: None,
+            failed: Mutex::default(),
             package: b"state of the devices".to_vec(),
             stops: AtomicU64::new(0),
             take_backs: AtomicU64::new(0),
@@ -217,6 +236,7 @@ impl SourceVm for SourceMachine {
         self.ledger.step(Who::Source, Who::Nobody, "stop");
         self.stops.fetch_add(1, Ordering::SeqCst);
         self.halt();
+        self.fail_page();
         // SAFETY: those who wrote this RAM have ended.
         let ram = unsafe { self.ram.freeze() };
         let parts = vec![("vcpus", Duration::from_micros(1))];
@@ -268,6 +288,8 @@ pub(crate) struct DestinationMachine {
     pub(crate) start_takes: Duration,
     /// Where starting the guest waits twice.
     pub(crate) gate: Option<Arc<Barrier>>,
+    /// Met twice once missing pages are watched.
+    pub(crate) watched: Option<Arc<Barrier>>,
     /// What the guest is to find; by default what every source's pages hold that nobody writes.
     pub(crate) truth: Option<GuestRam>,
     /// How guests are not taken.
@@ -296,6 +318,7 @@ impl DestinationMachine {
             unrunnable: AtomicBool::new(false),
             start_takes: Duration::ZERO,
             gate: None,
+            watched: None,
             truth: None,
             refuses: None,
             plane: Mutex::default(),
@@ -365,6 +388,10 @@ impl DestinationVm for DestinationMachine {
         let plane = FaultPlane::for_ram_keeping(&self.ram, placed, Placement::default())
             .map_err(|error| error.to_string())?;
         *self.plane.lock().unwrap() = Some(plane.clone());
+        if let Some(gate) = &self.watched {
+            gate.wait();
+            gate.wait();
+        }
         Ok(plane)
     }
 
