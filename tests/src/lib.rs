@@ -21,4 +21,4 @@ pub use program::{linux, program, test_guest};
 pub use proxy::{Cut, Proxy, Recorded, Role};
 pub use serial::{Beat, Line, Serial};
 pub use shell::Shell;
-pub use vm::{Builder, Vm, field};
+pub use vm::{Builder, Vm, field, may_mount};

@@ -319,4 +319,5 @@ fn a_destination_that_is_interrupted_in_a_move_leaves_the_pages_at_the_source() 
     source.wait_phase(&["postcopy-paused"]);
     assert_eq!(source.status(), "postmigrate");
     refuse(&mut source, "cont", &["handed over"]);
+    refuse(&mut source, &format!("migrate -r {uri}"), &["is lost", "cannot be made again"]);
 }

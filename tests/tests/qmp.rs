@@ -210,9 +210,14 @@ fn a_postcopy_is_paused_and_goes_on() {
     refuse(&mut source, &format!("migrate -r {uri}"), &["not paused"]);
     assert_eq!(source.qmp.command("migrate-pause", json!({})), Ok(json!({})));
     source.wait_phase(&["postcopy-paused"]);
-    accept(&mut source, "migrate_set_parameter postcopy-background on");
     let resume = json!({ "uri": uri, "resume": true });
     assert_eq!(source.qmp.command("migrate", resume), Ok(json!({})));
+    source.wait_phase(&["postcopy-active"]);
+    refuse(&mut source, "migrate_continue", &["no migration waits"]);
+    accept(&mut source, "migrate_pause");
+    source.wait_phase(&["postcopy-paused"]);
+    accept(&mut source, "migrate_set_parameter postcopy-background on");
+    accept(&mut source, "migrate_continue");
     complete(&mut source, &mut destination);
     destination.verify();
 }

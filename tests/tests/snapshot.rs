@@ -4,8 +4,9 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::time::Duration;
 use umem_tests::moving::{accept, error, guest, ready, refuse, stays};
-use umem_tests::{Lab, Vm, until};
+use umem_tests::{Lab, Vm, may_mount, until};
 
 const PAGE: u64 = 4096;
 
@@ -132,4 +133,175 @@ fn what_a_file_cannot_do_is_refused_and_the_guest_runs_on() {
     error(&mut source, &["none/x", "folder"]);
     stays(&mut source);
     assert!(!path.exists());
+}
+
+/// What a snapshot says about itself: bytes of the index, and of the device state.
+fn lengths(path: &Path) -> (u64, u64) {
+    let file = File::open(path).expect("the snapshot");
+    let number = |at| {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, at).expect("a number");
+        u64::from_le_bytes(bytes)
+    };
+    (number(56), number(80))
+}
+
+#[test]
+fn a_file_that_is_not_whole_is_refused_by_its_part() {
+    let lab = Lab::new();
+    let (source, uri) = saved(&lab);
+    drop(source);
+    let path = lab.path("snapshot");
+    let length = std::fs::metadata(&path).expect("the snapshot").len();
+    let (index, state) = lengths(&path);
+    let mut vm = load(&lab, "b", "-postcopy", "file:/nonexistent/x");
+    vm.wait_phase(&["failed"]);
+    error(&mut vm, &["/nonexistent/x"]);
+    for (at, part) in [(3000, "header"), (length - state - index, "index"), (length - 1, "state")] {
+        flip(&path, at);
+        accept(&mut vm, &format!("migrate_incoming {uri}"));
+        until(part, || {
+            vm.migration()["error"].as_str().is_some_and(|text| text.contains(part)).then_some(())
+        });
+        flip(&path, at);
+        assert_eq!(vm.status(), "inmigrate");
+    }
+    let copy = lab.path("short");
+    std::fs::copy(&path, &copy).expect("room for a copy");
+    for (name, length) in [("one byte", length - 1), ("half", length / 2), ("nothing", 0)] {
+        File::options().write(true).open(&copy).and_then(|file| file.set_len(length)).expect(name);
+        accept(&mut vm, &format!("migrate_incoming file:{}", copy.display()));
+        let short = copy.display().to_string();
+        until(name, || {
+            let status = vm.migration();
+            let refused = status["error"].as_str().is_some_and(|text| text.contains(&short));
+            (status["phase"] == "failed" && refused).then_some(())
+        });
+        assert_eq!(vm.status(), "inmigrate");
+    }
+    accept(&mut vm, &format!("migrate_incoming {uri}"));
+    until("the guest to run", || (vm.status() == "running").then_some(()));
+    goes_on(&mut vm);
+}
+
+#[test]
+fn a_save_that_is_cancelled_at_any_moment_leaves_one_whole_file() {
+    let lab = Lab::new();
+    let (mut source, uri) = saved(&lab);
+    for wait in [0, 1, 5, 20, 50, 100, 200] {
+        if source.status() != "running" {
+            accept(&mut source, "cont");
+        }
+        accept(&mut source, &format!("migrate {uri}"));
+        std::thread::sleep(Duration::from_millis(wait));
+        // It may have ended before.
+        source.text.command("migrate_cancel");
+        until("an end", || ["cancelled", "completed"].contains(&&*source.phase()).then_some(()));
+        match source.phase().as_str() {
+            "cancelled" => stays(&mut source),
+            _ => assert_eq!(source.status(), "postmigrate"),
+        }
+        assert!(!lab.path(".snapshot.partial").exists());
+        source.qmp.command("cont", serde_json::json!({})).expect("the guest is here");
+    }
+    source.verify();
+    goes_on(&mut load(&lab, "b", "-postcopy", &uri));
+}
+
+#[test]
+fn a_crash_at_any_moment_of_a_save_leaves_the_old_snapshot_or_the_new_one() {
+    let lab = Lab::new();
+    let (source, uri) = saved(&lab);
+    drop(source);
+    for (name, wait) in (0..).zip([0, 2, 10, 40, 80, 160]) {
+        let mut source = load(&lab, &format!("a{name}"), "", &uri);
+        goes_on(&mut source);
+        accept(&mut source, &format!("migrate {uri}"));
+        std::thread::sleep(Duration::from_millis(wait));
+        source.kill();
+        goes_on(&mut load(&lab, &format!("b{name}"), "-postcopy", &uri));
+    }
+}
+
+#[test]
+fn a_full_disk_leaves_the_guest_running_and_the_folder_empty() {
+    if !may_mount() {
+        println!("skipped: this user may not mount a small disk");
+        return;
+    }
+    let lab = Lab::new();
+    let folder = lab.path("disk");
+    std::fs::create_dir(&folder).expect("a folder");
+    let mut source = lab.vm("a", "-m 128M").small_disk(&folder).bare(&guest(33)).start();
+    ready(&source);
+    for _ in 0..2 {
+        accept(&mut source, &format!("migrate file:{}/guest", folder.display()));
+        source.wait_phase(&["failed"]);
+        error(&mut source, &["disk/guest", "No space left"]);
+        stays(&mut source);
+    }
+    source.verify();
+    let uri = save(&lab, &mut source);
+    goes_on(&mut load(&lab, "b", "", &uri));
+}
+
+#[test]
+fn linux_is_saved_and_loaded_with_its_memory() {
+    let lab = Lab::new();
+    let mut source = lab
+        .vm("a", "-m 256M")
+        .linux("umem.mode=workload umem.fill_mib=96 umem.rate=3000 umem.seed=34")
+        .start();
+    ready(&source);
+    let uri = save(&lab, &mut source);
+    drop(source);
+    for options in ["-m 256M", "-m 256M -postcopy"] {
+        goes_on(&mut lab.vm("b", options).option(["-incoming", &uri]).start());
+    }
+}
+
+#[test]
+fn a_path_may_be_relative_and_a_disk_is_not_in_the_file() {
+    let lab = Lab::new();
+    let disk = lab.path("disk.raw");
+    File::create(&disk).and_then(|file| file.set_len(1 << 20)).expect("a disk");
+    let options = format!("-m 128M -drive file={}", disk.display());
+    let mut source = lab.vm("a", &options).bare(&guest(35)).start();
+    ready(&source);
+    // The process's own folder is the test's.
+    let name = format!("umem-snapshot-{}", std::process::id());
+    accept(&mut source, &format!("migrate file:{name}"));
+    source.wait_phase(&["completed"]);
+    // Whoever loads the guest gets the disk; here it does not go on until that is free again.
+    let mut loaded = lab.vm("b", &options).option(["-incoming", &format!("file:{name}")]).start();
+    until("the guest to run", || (loaded.status() == "running").then_some(()));
+    std::fs::remove_file(&name).expect("the snapshot");
+    refuse(&mut source, "cont", &["disk.raw"]);
+    loaded.verify();
+    loaded.text.last_command("quit");
+    loaded.wait_end();
+    accept(&mut source, "cont");
+    source.verify();
+}
+
+#[test]
+fn a_reset_at_the_destination_frees_the_source() {
+    let lab = Lab::new();
+    let mut source = lab.vm("a", "-m 128M").bare(&guest(36)).start();
+    ready(&source);
+    let listen = "-m 128M -postcopy -incoming tcp:127.0.0.1:0";
+    let mut destination = lab.vm("b", listen).bare(&guest(37)).start();
+    let uri = destination.address();
+    accept(&mut source, &format!("migrate -p -n {uri}"));
+    destination.wait_phase(&["postcopy-active"]);
+    let from = destination.serial.lines();
+    accept(&mut destination, "system_reset");
+    destination.serial.wait_line(from, "ready ");
+    for vm in [&mut source, &mut destination] {
+        let status = vm.wait_phase(&["completed"]);
+        assert_eq!((&status["verified"], &status["error"]), (&false.into(), &().into()));
+    }
+    source.text.last_command("quit");
+    source.wait_end();
+    destination.verify();
 }

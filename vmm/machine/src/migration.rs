@@ -185,6 +185,15 @@ impl MigrationDesk {
     /// # Errors
     /// None is paused.
     pub(crate) fn resume(&self) -> Result<(), ControlError> {
+        let lost = self
+            .outgoing()
+            .is_some_and(|session| session.ended() && session.status().phase == STRANDED);
+        if lost {
+            return Err(ControlError::new(
+                "the connection to the destination is lost, and cannot be made again in this version: \
+                 the guest waits there for its pages (system_reset there does without them)",
+            ));
+        }
         self.under_way()?.resume().map_err(ControlError)
     }
 

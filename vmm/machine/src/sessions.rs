@@ -8,7 +8,7 @@ use umem_link::{
 /// Longest wait for a source to hear that it need keep no pages, and how often that is looked at.
 const TELL_WITHIN: Duration = Duration::from_secs(2);
 const TELL_STEP: Duration = Duration::from_millis(50);
-/// The phase of an arrival whose pages can come no more.
+/// The phase of an ended migration whose pages can come no more.
 pub(crate) const STRANDED: &str = "postcopy-paused";
 
 /// A migration away from here.

@@ -96,8 +96,12 @@ pub(super) fn pause(vm: &dyn VmControl, _: &Args) -> Answer {
     vm.migrate_pause().map(|()| Output::done())
 }
 
-/// QEMU's answer to a migration that waits before the switch; none does here.
-pub(super) fn go_on(_: &dyn VmControl, _: &Args) -> Answer {
+/// In QEMU for a migration that waits before the switch; none does here, but one may be paused after it.
+pub(super) fn go_on(vm: &dyn VmControl, args: &Args) -> Answer {
+    let paused = vm.migration().is_some_and(|status| status.phase == "postcopy-paused");
+    if paused && args.text("state").is_none_or(|state| state == "postcopy-paused") {
+        return vm.migrate_resume().map(|()| Output::done());
+    }
     Err(ControlError::new(
         "no migration waits to be continued: there is no pause-before-switchover in this version",
     ))

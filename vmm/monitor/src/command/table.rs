@@ -247,11 +247,12 @@ pub(crate) static TABLE: &[Command] = &[
         run: capabilities::set_many,
     },
     Command {
-        text: None,
+        text: Some("migrate_continue"),
         aliases: &[],
         json: Some("migrate-continue"),
-        args: &[needs("state", Word)],
-        help: "always refused: no migration waits before the switch",
+        args: &[may("state", Word)],
+        help: "let a migration go on that migrate_pause has paused, as 'migrate -r' does; refused for\n\
+               any other: none waits before the switch",
         run: migrate::go_on,
     },
     Command {
