@@ -6,7 +6,7 @@
 //!
 //! | condition | decision |
 //! |---|---|
-//! | told to, and the migration may switch | switch to postcopy |
+//! | told to, or pages cannot be read, and the migration may switch | switch to postcopy |
 //! | `finish`, predicted ≤ `downtime_limit` | stop the guest, send the rest as the last round |
 //! | switches by itself: `most` rounds are sent | switch |
 //! | switches by itself, not `finish`: predicted ≤ [`NOTHING_TO_GAIN`] | switch |

@@ -297,6 +297,18 @@ fn what_a_cut_round_has_left_is_not_taken_for_written() {
     assert_eq!(here.engine.rounds().unwrap().dirty_pages_rate, 200);
 }
 
+#[test]
+fn pages_that_cannot_be_read_end_the_rounds_where_postcopy_may_follow() {
+    for switch in [Switch::ByItself, Switch::WhenTold] {
+        let mut here = Here::in_first_round(rounds(switch));
+        here.sent_but(1, 999, 1);
+        here.placed(1);
+        let actions = here.event(SourceEvent::Collected(Ok(1)));
+        let begin = SourceAction::Send(ToDestination::BeginPageService);
+        assert_eq!(actions, [SourceAction::Discard, begin]);
+    }
+}
+
 /// A destination that has said READY.
 fn there(mode: Mode) -> Destination {
     let mut engine = Destination::new(Duration::ZERO, CREDIT);

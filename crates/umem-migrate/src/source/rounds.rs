@@ -287,7 +287,9 @@ impl Source {
         progress.dirty_pages_rate =
             u64::try_from(u128::from(written) * 1_000_000_000 / nanoseconds).unwrap_or(u64::MAX);
         let facts = RoundFacts { round, took, pages, bytes, pending, page_bytes };
-        match progress.history.decide(&progress.rules, progress.told, facts) {
+        // Not told, and yet not all is sent: some of it cannot be read, and only postcopy goes without.
+        let told = progress.told || left > 0;
+        match progress.history.decide(&progress.rules, told, facts) {
             Decision::Switch => self.begin_page_service(now),
             Decision::Finish => {
                 progress.finishing = true;
