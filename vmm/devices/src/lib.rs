@@ -26,8 +26,8 @@ pub use rtc::{GoldfishRtc, SavedRtc, WallClock};
 pub use sifive_test::{SifiveTest, TestRequest};
 pub use uart::{SavedUart, Uart};
 pub use virtio::{
-    Absent, AllPresent, Buffers, Chain, ConfigSpace, Disk, DiskError, EmptySlot, GuestRange,
-    PresentPages, Progress, QueueError, Requests, SavedQueue, SavedVirtioBlk, SavedVirtioConsole,
-    SavedVirtioMmio, SavedVirtioRng, TransportHandle, VirtioBlk, VirtioConsole, VirtioDevice,
-    VirtioMmio, VirtioRng,
+    Absent, AllPresent, Buffers, Chain, ConfigSpace, Disk, DiskError, EmptySlot, GuestRange, Link,
+    LinkCounts, PresentPages, Progress, QueueError, Requests, SavedQueue, SavedVirtioBlk,
+    SavedVirtioConsole, SavedVirtioMmio, SavedVirtioNet, SavedVirtioRng, Tap, TapError,
+    TransportHandle, VirtioBlk, VirtioConsole, VirtioDevice, VirtioMmio, VirtioNet, VirtioRng,
 };

@@ -1,10 +1,12 @@
 //! What devices write to guest memory is seen by dirty tracking, by whichever way they write it.
 
 use super::testing::*;
-use super::{AllPresent, Disk, VirtioBlk, VirtioConsole, VirtioDevice, VirtioRng};
+use super::{AllPresent, Disk, Tap, VirtioBlk, VirtioConsole, VirtioDevice, VirtioNet, VirtioRng};
 use crate::output::tests::Terminal;
 use std::collections::BTreeSet;
 use std::io::{Cursor, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use umem_memory::{
@@ -76,6 +78,21 @@ fn what_is_typed_is_marked_and_what_is_printed_is_not() {
     driver.submit(1, &[(DATA, 5, READ)]);
     driver.await_used(1);
     await_written(&writes, &[used], &[table, available, USED]);
+}
+
+#[test]
+fn a_frame_to_the_guest_is_marked_and_one_from_it_is_not() {
+    let (here, there) = UnixDatagram::pair().unwrap();
+    let tap = Tap::from_fd(here.as_raw_fd()).unwrap();
+    let (mut driver, writes) = start(VirtioNet::new("net", tap, [2; 6]).unwrap(), 2);
+    there.send(&[9; 112]).unwrap();
+    driver.submit(0, &[(DATA + 4 * PAGE - 8, 1526, WRITE)]);
+    assert_eq!(driver.await_used(0), 112);
+    driver.submit(1, &[(DATA + 8 * PAGE, 112, READ)]);
+    driver.await_used(1);
+    let [table, available, used] = Driver::<VirtioNet>::rings(1);
+    let by_device = [DATA + 3 * PAGE, DATA + 4 * PAGE, USED, used];
+    await_written(&writes, &by_device, &[table, available]);
 }
 
 const HEADER: u64 = DATA;

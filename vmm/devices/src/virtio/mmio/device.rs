@@ -81,6 +81,11 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         Ok(Arc::new(Self { name: name.to_owned(), core, config }))
     }
 
+    #[cfg(test)]
+    pub(crate) fn with_device<T>(&self, use_it: impl FnOnce(&D) -> T) -> T {
+        self.core.exclusive(|engine| use_it(&engine.device))
+    }
+
     /// DRIVER_OK: the queues go to the engine.
     fn activate(&self) {
         let activated = self.core.exclusive(|engine| {

@@ -1,0 +1,14 @@
+//! virtio-net on a tap (specification, section 5.1).
+
+mod device;
+mod link;
+mod poller;
+mod saved;
+mod tap;
+#[cfg(test)]
+mod tests;
+
+pub use device::VirtioNet;
+pub use link::{Link, LinkCounts};
+pub use saved::SavedVirtioNet;
+pub use tap::{Tap, TapError};
