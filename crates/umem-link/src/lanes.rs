@@ -3,9 +3,23 @@
 use crate::channel::{ByteCounts, ChannelControl};
 use crate::lane::{FrameReader, LaneError};
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use umem_wire::{MAX_CONTROL_BODY, WireError};
+
+/// Most messages that have been read and not been looked at: more than the longest device state and the
+/// discards of a terabyte have.
+const MOST_WAITING: usize = 2048;
+
+/// A message's place among those that wait to be looked at; free again when it is dropped.
+pub(crate) struct Ticket(Arc<AtomicUsize>);
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
 
 #[derive(Default)]
 struct Inner {
@@ -41,22 +55,27 @@ impl Lanes {
     }
 
     /// Reads a control connection in a thread of its own: each message, and at last why there are no
-    /// more, goes to `hear`, until that wants no more.
+    /// more, goes to `hear`, until that wants no more. A peer that says more than is looked at ends it.
     pub(crate) fn listen<M: 'static>(
         &self,
         name: &str,
         reader: Box<dyn Read + Send>,
         decode: fn(u8, &[u8]) -> Result<M, WireError>,
-        hear: impl Fn(Result<M, LaneError>) -> bool + Send + 'static,
+        hear: impl Fn(Result<M, LaneError>, Ticket) -> bool + Send + 'static,
     ) -> io::Result<()> {
         self.spawn(name, move || {
             let mut frames = FrameReader::new(reader, MAX_CONTROL_BODY);
+            let waiting = Arc::new(AtomicUsize::new(0));
             loop {
                 let message = frames
                     .next()
                     .and_then(|frame| decode(frame.kind, frame.body).map_err(LaneError::from));
+                let message = match waiting.fetch_add(1, Ordering::AcqRel) {
+                    MOST_WAITING.. => Err(LaneError::Flood { messages: MOST_WAITING }),
+                    _ => message,
+                };
                 let last = message.is_err();
-                if !hear(message) || last {
+                if !hear(message, Ticket(waiting.clone())) || last {
                     return;
                 }
             }
@@ -102,5 +121,29 @@ pub(crate) fn give_way() {
     // Raising the number needs no right; where it fails all the same, only latency suffers.
     if let Err(error) = rustix::process::setpriority_process(None, NICE) {
         log::debug!("the background runs at full priority: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use umem_wire::ToDestination;
+
+    #[test]
+    fn who_says_more_than_is_looked_at_is_not_heard_any_more() {
+        for looked_at in [false, true] {
+            let lanes = Lanes::default();
+            let bytes = ToDestination::DigestAgreed.encode().repeat(MOST_WAITING + 1);
+            let (sender, heard) = crossbeam_channel::unbounded();
+            let hear = move |message: Result<ToDestination, LaneError>, ticket| {
+                let ticket = (!looked_at).then_some(ticket);
+                sender.send((message.map(drop), ticket)).is_ok()
+            };
+            let reader = Box::new(std::io::Cursor::new(bytes));
+            lanes.listen("test", reader, ToDestination::decode, hear).unwrap();
+            lanes.close_and_join();
+            let last = heard.iter().last().unwrap().0.unwrap_err();
+            assert_eq!(matches!(last, LaneError::Flood { .. }), !looked_at, "{last}");
+        }
     }
 }

@@ -6,7 +6,7 @@ mod run;
 use crate::channel::Channel;
 use crate::host::DestinationVm;
 use crate::lane::Arrivals;
-use crate::lanes::Lanes;
+use crate::lanes::{Lanes, Ticket};
 use crate::meter::Meter;
 use crate::socket::{ListenError, Listener};
 use crate::status::{End, FaultLatency, MigrationStatus, PageCounts, RoundsStatus, word};
@@ -45,6 +45,8 @@ impl Default for DestinationOptions {
 enum Event {
     /// Something for the state machine.
     Engine(DestinationEvent),
+    /// The same, from the peer's control connection.
+    Heard(DestinationEvent, Ticket),
     /// A connection for pages.
     Lane(Role, Channel),
     /// Somebody who knows the secret asks who runs the guest.

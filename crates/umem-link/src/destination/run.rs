@@ -132,12 +132,12 @@ impl Runner<'_> {
 
     fn listen(&mut self, reader: Box<dyn Read + Send>) {
         let events = self.events.clone();
-        let hear = move |message: Result<ToDestination, LaneError>| {
+        let hear = move |message: Result<ToDestination, LaneError>, ticket| {
             let event = match message {
                 Ok(message) => DestinationEvent::Message(message),
                 Err(error) => DestinationEvent::LinkLost(error.to_string()),
             };
-            events.send(Event::Engine(event)).is_ok()
+            events.send(Event::Heard(event, ticket)).is_ok()
         };
         if let Err(error) =
             self.lanes.listen("incoming-control", reader, ToDestination::decode, hear)
@@ -153,6 +153,7 @@ impl Runner<'_> {
             let wait = self.engine.deadline().map_or(IDLE, |at| at.saturating_sub(now));
             match inbox.recv_timeout(wait) {
                 Ok(Event::Engine(event)) => self.handle(event),
+                Ok(Event::Heard(event, _ticket)) => self.handle(event),
                 Ok(Event::Lane(role, channel)) => self.lane(role, channel),
                 Ok(Event::Inquiry(answer)) => {
                     self.inquirers.push_back(answer);

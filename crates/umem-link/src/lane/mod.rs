@@ -32,6 +32,12 @@ pub(crate) enum LaneError {
     /// The peer closed it, in the middle of a frame.
     #[error("the connection ended in the middle of a frame")]
     Torn,
+    /// Messages come faster than anybody can act on them.
+    #[error("the peer has sent {messages} messages that nobody had time to look at")]
+    Flood {
+        /// How many waited.
+        messages: usize,
+    },
     /// What came is no frame.
     #[error(transparent)]
     Wire(#[from] WireError),

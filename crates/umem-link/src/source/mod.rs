@@ -10,7 +10,7 @@ mod workers;
 
 use crate::host::SourceVm;
 use crate::lane::Departures;
-use crate::lanes::Lanes;
+use crate::lanes::{Lanes, Ticket};
 use crate::meter::{Meter, milliseconds};
 use crate::status::{End, FaultLatency, MigrationStatus, PageCounts, RoundsStatus, word};
 use crate::uri::Endpoint;
@@ -62,6 +62,8 @@ impl Default for SourceOptions {
 enum Event {
     /// Something for the state machine.
     Engine(SourceEvent),
+    /// The same, from the peer's control connection.
+    Heard(SourceEvent, Ticket),
     /// A monitor's wish, to be answered.
     Ask(SourceEvent, Sender<Result<(), String>>),
     /// A connection for pages has ended, for this reason.

@@ -90,6 +90,7 @@ fn finish(shared: &Shared, state: SourceState, error: Option<&str>, inbox: &Rece
                 let _ = answer.send(Err("no migration is under way".to_owned()));
             }
             Event::Engine(_)
+            | Event::Heard(..)
             | Event::LaneLost(_)
             | Event::Share(..)
             | Event::Held
@@ -154,12 +155,12 @@ impl Runner<'_> {
     /// Hands what the destination says to the state machine, from a thread of its own.
     fn listen(&mut self, reader: Box<dyn Read + Send>) {
         let events = self.events.clone();
-        let hear = move |message: Result<ToSource, LaneError>| {
+        let hear = move |message: Result<ToSource, LaneError>, ticket| {
             let event = match message {
                 Ok(message) => SourceEvent::Message(message),
                 Err(error) => SourceEvent::LinkLost(error.to_string()),
             };
-            events.send(Event::Engine(event)).is_ok()
+            events.send(Event::Heard(event, ticket)).is_ok()
         };
         if let Err(error) = self.shared.lanes.listen("migration-in", reader, ToSource::decode, hear)
         {
@@ -179,6 +180,7 @@ impl Runner<'_> {
             let wait = self.lane_lost_in().map_or(wait, |lost| lost.min(wait));
             match inbox.recv_timeout(wait) {
                 Ok(Event::Engine(event)) => self.handle(event),
+                Ok(Event::Heard(event, _ticket)) => self.handle(event),
                 Ok(Event::LaneLost(why)) => self.lane_lost(why),
                 Ok(Event::Share(round, share)) => self.share(round, share),
                 // The phase is told below.
