@@ -1,5 +1,7 @@
 #![allow(unsafe_code)]
 
+mod host;
+
 use super::*;
 use crate::Lifecycle;
 use crate::virtio::AllPresent;
