@@ -283,25 +283,3 @@ fn a_path_may_be_relative_and_a_disk_is_not_in_the_file() {
     accept(&mut source, "cont");
     source.verify();
 }
-
-#[test]
-fn a_reset_at_the_destination_frees_the_source() {
-    let lab = Lab::new();
-    let mut source = lab.vm("a", "-m 128M").bare(&guest(36)).start();
-    ready(&source);
-    let listen = "-m 128M -postcopy -incoming tcp:127.0.0.1:0";
-    let mut destination = lab.vm("b", listen).bare(&guest(37)).start();
-    let uri = destination.address();
-    accept(&mut source, &format!("migrate -p -n {uri}"));
-    destination.wait_phase(&["postcopy-active"]);
-    let from = destination.serial.lines();
-    accept(&mut destination, "system_reset");
-    destination.serial.wait_line(from, "ready ");
-    for vm in [&mut source, &mut destination] {
-        let status = vm.wait_phase(&["completed"]);
-        assert_eq!((&status["verified"], &status["error"]), (&false.into(), &().into()));
-    }
-    source.text.last_command("quit");
-    source.wait_end();
-    destination.verify();
-}
