@@ -213,10 +213,16 @@ pub enum VmEvent {
     Stop,
     /// vCPUs run again.
     Resume,
-    /// The guest powered off, or `quit`.
-    Shutdown,
-    /// The guest was reset.
-    Reset,
+    /// The machine is switched off, or this VM ends by `quit`.
+    Shutdown {
+        /// Whether the guest asked for it.
+        guest: bool,
+    },
+    /// The machine was reset.
+    Reset {
+        /// Whether the guest asked for it.
+        guest: bool,
+    },
     /// A round of precopy begins.
     MigrationPass {
         /// Its number, from 1 up.

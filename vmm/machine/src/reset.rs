@@ -14,6 +14,11 @@ impl Vm {
     /// # Errors
     /// When this process may not run the guest, or it has no kernel to boot.
     pub(crate) fn reset(&mut self) -> Result<(), ControlError> {
+        self.reset_for(false)
+    }
+
+    /// As [`Self::reset`]; `guest`: it asked for it.
+    fn reset_for(&mut self, guest: bool) -> Result<(), ControlError> {
         self.life.require_owner()?;
         // Memory is emptied only when there is something to boot.
         self.require_kernel().map_err(|error| ControlError(chain(&error)))?;
@@ -46,7 +51,7 @@ impl Vm {
         // What was said of the guest before is not true of this one.
         self.trouble = None;
         self.publish();
-        self.shared.events.tell(&VmEvent::Reset);
+        self.shared.events.tell(&VmEvent::Reset { guest });
         if ran { self.life.run().map(|()| self.start_guest(Duration::ZERO)) } else { Ok(()) }
     }
 
@@ -56,16 +61,17 @@ impl Vm {
     /// When this process may not run the guest.
     pub(crate) fn power_down(&mut self) -> Result<(), ControlError> {
         self.life.require_owner()?;
-        self.switch_off();
+        self.switch_off(false);
         Ok(())
     }
 
-    fn switch_off(&mut self) {
+    /// `guest`: it asked for it.
+    fn switch_off(&mut self, guest: bool) {
         let _ = self.halt_for_good("switched off");
         self.hardware.finish_output(Instant::now() + OUTPUT_BOUND);
         self.life.halt(RunState::Shutdown);
         self.publish();
-        self.shared.events.tell(&VmEvent::Shutdown);
+        self.shared.events.tell(&VmEvent::Shutdown { guest });
         self.shared.exit.set(ExitReason::GuestShutdown);
     }
 
@@ -76,9 +82,9 @@ impl Vm {
         }
         self.asked.set(None);
         if request == ResetRequest::Shutdown {
-            return self.switch_off();
+            return self.switch_off(true);
         }
-        if let Err(error) = self.reset() {
+        if let Err(error) = self.reset_for(true) {
             log::error!("the guest asked for a reset: {error}");
             let _ = self.halt_guest(STOP_BOUND, QUIESCE_BOUND);
             self.trouble = Some(format!("the guest asked for a reset: {error}"));

@@ -341,7 +341,7 @@ impl Vm {
         if self.life.ownership() == Ownership::Owner && self.life.state() != RunState::Postmigrate {
             self.hardware.finish_output(deadline);
         }
-        self.shared.events.tell(&VmEvent::Shutdown);
+        self.shared.events.tell(&VmEvent::Shutdown { guest: false });
         self.shared.exit.set(ExitReason::Quit);
     }
 

@@ -184,8 +184,14 @@ fn event_json(event: &VmEvent) -> Value {
     let (name, data) = match event {
         VmEvent::Stop => ("STOP", None),
         VmEvent::Resume => ("RESUME", None),
-        VmEvent::Shutdown => ("SHUTDOWN", None),
-        VmEvent::Reset => ("RESET", None),
+        VmEvent::Shutdown { guest } => {
+            let reason = if *guest { "guest-shutdown" } else { "host-qmp-quit" };
+            ("SHUTDOWN", Some(json!({ "guest": guest, "reason": reason })))
+        }
+        VmEvent::Reset { guest } => {
+            let reason = if *guest { "guest-reset" } else { "host-qmp-system-reset" };
+            ("RESET", Some(json!({ "guest": guest, "reason": reason })))
+        }
         VmEvent::MigrationPass { pass } => ("MIGRATION_PASS", Some(json!({ "pass": pass }))),
         VmEvent::Migration { phase } => (
             "MIGRATION",

@@ -56,11 +56,11 @@ fn a_guest_that_asks_to_be_reset_is_not_moved_and_the_request_is_not_lost() {
     assert_eq!((vm.life.ownership(), vm.life.state()), (Ownership::Owner, RunState::Running));
     let resets = vm.shared.events.listen();
     vm.guest_asks(ResetRequest::Reboot);
-    assert!(resets.try_iter().any(|event| event == VmEvent::Reset));
+    assert!(resets.try_iter().any(|event| event == VmEvent::Reset { guest: true }));
     assert_eq!(vm.life.state(), RunState::Running);
     // It was asked once; whoever asks twice for it finds it done.
     vm.guest_asks(ResetRequest::Reboot);
-    assert!(!resets.try_iter().any(|event| event == VmEvent::Reset));
+    assert!(!resets.try_iter().any(|event| event == VmEvent::Reset { guest: true }));
     assert!(vm.stop_for_migration().is_ok());
 }
 
@@ -198,7 +198,7 @@ fn a_guest_that_asks_for_a_reset_while_its_memory_arrives_needs_no_more_of_it() 
         } else {
             vm.reset().unwrap();
         }
-        assert!(resets.try_iter().any(|event| event == VmEvent::Reset));
+        assert!(resets.try_iter().any(|event| event == VmEvent::Reset { guest: asks }));
         assert_eq!(vm.life.state(), RunState::Running);
         assert!(vm.hardware.pages.plane().is_none());
         // What comes late finds no way into the new guest's memory.

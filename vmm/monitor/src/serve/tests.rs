@@ -206,8 +206,16 @@ fn every_event_has_its_name_data_and_time() {
     for (event, name, data) in [
         (VmEvent::Stop, "STOP", Value::Null),
         (VmEvent::Resume, "RESUME", Value::Null),
-        (VmEvent::Reset, "RESET", Value::Null),
-        (VmEvent::Shutdown, "SHUTDOWN", Value::Null),
+        (
+            VmEvent::Reset { guest: false },
+            "RESET",
+            json!({"guest": false, "reason": "host-qmp-system-reset"}),
+        ),
+        (
+            VmEvent::Shutdown { guest: true },
+            "SHUTDOWN",
+            json!({"guest": true, "reason": "guest-shutdown"}),
+        ),
         (VmEvent::MigrationPass { pass: 2 }, "MIGRATION_PASS", json!({"pass": 2})),
         (phase("active"), "MIGRATION", json!({"status": "active", "x-umem-phase": "active"})),
         (phase("listening"), "MIGRATION", json!({"status": "setup", "x-umem-phase": "listening"})),
