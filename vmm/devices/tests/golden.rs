@@ -188,3 +188,16 @@ fn a_network_device_s_state_is_loaded_and_saved() {
     let features = 1 << 21 | 1 << 17 | 1 << 16 | 1 << 5;
     check_virtio("virtio-net", device, &in_use(1, features, 3, 64, saved));
 }
+
+struct Nobody;
+
+impl GivenBack for Nobody {
+    fn give_back(&self, _range: GuestRange) {}
+}
+
+#[test]
+fn a_balloon_s_state_is_loaded_and_saved() {
+    let saved = SavedVirtioBalloon { target_pages: 4096, actual_pages: 1234 };
+    let saved = in_use(5, 1 << 5 | 1 << 2, 3, 128, saved);
+    check_virtio("virtio-balloon", VirtioBalloon::new(Arc::new(Nobody)), &saved);
+}

@@ -180,7 +180,7 @@ fn checked_range(ram: &Ram, descriptor: Descriptor) -> Result<GuestRange, QueueE
 
 impl Chain {
     /// Reads the chain that begins at `head` in the queue's table. A chain is at most as long as the
-    /// queue (section 2.7.5.3.1), so one that goes round is found. Its buffers are made present.
+    /// queue (section 2.7.5.3.1), so one that goes round is found. Its buffers need not be present.
     pub(super) fn read(
         ram: &Ram,
         present: &dyn PresentPages,
@@ -214,8 +214,12 @@ impl Chain {
             }
             index = descriptor.next();
         }
-        present.hold(&[chain.readable.ranges.as_slice(), &chain.writable.ranges].concat())?;
         Ok(chain)
+    }
+
+    /// Makes its buffers present.
+    pub(super) fn hold(&self, present: &dyn PresentPages) -> Result<(), QueueError> {
+        Ok(present.hold(&[self.readable.ranges.as_slice(), &self.writable.ranges].concat())?)
     }
 
     fn add(&mut self, ram: &Ram, descriptor: Descriptor) -> Result<(), QueueError> {

@@ -14,6 +14,7 @@
 //! held. Waits for pages end when the worker is wanted at rest: the request is then given back to
 //! its queue as if it had never been taken, and done again later, here or at a move's destination.
 
+mod balloon;
 mod blk;
 mod chain;
 mod console;
@@ -31,6 +32,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use balloon::{Balloon, GivenBack, SavedVirtioBalloon, VirtioBalloon};
 pub use blk::{Disk, DiskError, SavedVirtioBlk, VirtioBlk};
 pub use chain::{Buffers, Chain};
 pub use console::{SavedVirtioConsole, VirtioConsole};

@@ -71,6 +71,19 @@ impl Requests<'_> {
     /// # Errors
     /// When the worker is wanted at rest, or the queue is broken.
     pub fn take(&mut self) -> Result<Option<Chain>, QueueError> {
+        let Some(chain) = self.take_absent()? else { return Ok(None) };
+        let held = chain.hold(self.present);
+        if held == Err(QueueError::Interrupted) {
+            self.give_back();
+        }
+        held.map(|()| Some(chain))
+    }
+
+    /// Takes the next request, whose buffers may be missing: for a device that does not touch them.
+    ///
+    /// # Errors
+    /// As of [`Requests::take`].
+    pub fn take_absent(&mut self) -> Result<Option<Chain>, QueueError> {
         self.check_interrupted()?;
         hold_rings(self.queue, self.present)?;
         let Some(head) = self.queue.iter(self.ram)?.next().map(|chain| chain.head_index()) else {

@@ -1,0 +1,11 @@
+//! virtio-balloon with free page reporting (specification, section 5.5).
+
+mod config;
+mod device;
+mod saved;
+#[cfg(test)]
+mod tests;
+
+pub use config::Balloon;
+pub use device::{GivenBack, VirtioBalloon};
+pub use saved::SavedVirtioBalloon;
