@@ -47,6 +47,26 @@ pub struct DriveConfig {
     pub read_only: bool,
 }
 
+/// Where a network device's frames go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TapSource {
+    /// The tap of this name.
+    Name(String),
+    /// A descriptor that this process has: see [`devices::Tap::from_fd`].
+    Descriptor(i32),
+}
+
+/// A network device of the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// Name, for errors.
+    pub id: String,
+    /// Its tap.
+    pub tap: TapSource,
+    /// Hardware address. A guest that arrives brings its own.
+    pub mac: [u8; 6],
+}
+
 /// A VM. Everything that both ends of a migration must agree on is in here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmConfig {
@@ -70,6 +90,8 @@ pub struct VmConfig {
     pub rng: bool,
     /// Whether there is a virtio-console beside the UART.
     pub virtio_console: bool,
+    /// Network devices, in their order (virtio-net).
+    pub networks: Vec<NetworkConfig>,
     /// Incoming migration.
     pub incoming: Incoming,
     /// The incoming stream must be postcopy.
@@ -139,6 +161,7 @@ impl Default for VmConfig {
             drives: Vec::new(),
             rng: false,
             virtio_console: false,
+            networks: Vec::new(),
             incoming: Incoming::default(),
             postcopy: false,
             postcopy_flags: None,

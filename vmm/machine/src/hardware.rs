@@ -2,7 +2,7 @@
 //! table, saved and loaded as one package.
 
 use crate::board::{self, Slot, Window};
-use crate::config::VmConfig;
+use crate::config::{NetworkConfig, TapSource, VmConfig};
 use crate::console::ConsoleBackend;
 use crate::control::BlockStatus;
 use crate::memory::{DevicePages, GuestPages};
@@ -11,8 +11,8 @@ use crate::vm::VmError;
 use accel::{GuestClock, InterruptKind, SavedClock, VcpuHandle};
 use devices::{
     Bus, Busy, Disk, EmptySlot, GoldfishRtc, InterruptLine, Lifecycle, MmioDevice, Plic,
-    PlicConfig, SifiveTest, TestRequest, Uart, VirtioBlk, VirtioConsole, VirtioDevice, VirtioMmio,
-    VirtioRng,
+    PlicConfig, SifiveTest, Tap, TestRequest, Uart, VirtioBlk, VirtioConsole, VirtioDevice,
+    VirtioMmio, VirtioNet, VirtioRng,
 };
 use serde::{Deserialize, Serialize};
 use std::io::Read;
@@ -215,6 +215,11 @@ impl Hardware {
                 VirtioConsole::new("virtio-console", input, output).map_err(VmError::Thread)?;
             builder.virtio(next()?, "virtio-console", device)?;
         }
+        for (number, network) in config.networks.iter().enumerate() {
+            let name = format!("virtio-net{number}");
+            let device = VirtioNet::new(&name, open_tap(network)?, network.mac);
+            builder.virtio(next()?, &name, device.map_err(VmError::Thread)?)?;
+        }
         while let Ok(slot) = next() {
             builder.map("virtio-empty", board::virtio(slot).window, Arc::new(EmptySlot))?;
         }
@@ -362,6 +367,14 @@ impl Hardware {
         let bytes = ram.layout().total_bytes();
         ram.clear().map_err(|source| VmError::Memory { bytes, source })
     }
+}
+
+fn open_tap(network: &NetworkConfig) -> Result<Tap, VmError> {
+    let tap = match &network.tap {
+        TapSource::Name(name) => Tap::open(name),
+        TapSource::Descriptor(fd) => Tap::from_fd(*fd),
+    };
+    tap.map_err(|error| VmError::Config(format!("network '{}': {error}", network.id)))
 }
 
 fn ram(bytes: u64, backend: Backend) -> Result<GuestRam, VmError> {

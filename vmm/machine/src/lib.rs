@@ -34,7 +34,9 @@ mod tracking;
 mod vcpu;
 mod vm;
 
-pub use config::{AcceleratorKind, DriveConfig, FaultPath, Incoming, VmConfig};
+pub use config::{
+    AcceleratorKind, DriveConfig, FaultPath, Incoming, NetworkConfig, TapSource, VmConfig,
+};
 pub use console::ConsoleBackend;
 pub use control::{
     BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateMode, MigrateRequest,

@@ -1,5 +1,6 @@
 //! `umem vm`.
 
+mod network;
 mod options;
 mod parse;
 mod run;

@@ -1,5 +1,6 @@
 //! The options of `umem vm`: one table is parser and help.
 
+use super::network;
 use super::parse::Draft;
 use super::values;
 use machine::FaultPath;
@@ -100,9 +101,16 @@ pub(super) static GROUPS: &[(&str, &[OptionRow])] = &[
             ),
             many(
                 "device",
-                "virtio-rng-device|virtio-serial-device",
-                "random numbers; virtio console on the serial port's place",
+                "virtio-rng-device|virtio-serial-device|virtio-net-device,netdev=ID[,mac=MAC]",
+                "random numbers; virtio console on the serial port's place; network on a -netdev",
                 values::device,
+            ),
+            many(
+                "netdev",
+                "tap,id=ID,ifname=NAME|fd=N",
+                "a tap of the host's, by name or as a descriptor (with IFF_VNET_HDR) that umem was\n\
+                 started with",
+                network::netdev,
             ),
         ],
     ),

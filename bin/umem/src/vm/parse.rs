@@ -1,8 +1,9 @@
 //! From arguments to what is to be run, or one line that says what is wrong.
 
+use super::network::{self, NetworkDevice};
 use super::options;
 use crate::console::SerialSpec;
-use machine::{FaultPath, Incoming, VmConfig};
+use machine::{FaultPath, Incoming, TapSource, VmConfig};
 use monitor::{Kind, MonitorSpec, Place};
 use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
@@ -19,6 +20,10 @@ pub(super) struct Draft {
     pub(super) pidfile: Option<PathBuf>,
     pub(super) postcopy_flags: Option<u32>,
     pub(super) fault_path: Option<FaultPath>,
+    /// Taps by their names.
+    pub(super) netdevs: Vec<(String, TapSource)>,
+    /// Network devices whose taps are still to be found.
+    pub(super) network_devices: Vec<NetworkDevice>,
     pub(super) help: bool,
     pub(super) version: bool,
 }
@@ -86,7 +91,9 @@ fn read(arguments: &[String]) -> Result<Draft, String> {
 /// Sees the options together.
 fn finish(mut draft: Draft, terminal: bool) -> Result<VmCommand, String> {
     let (serial, monitors) = consoles(&mut draft, terminal)?;
+    let networks = network::join(&draft)?;
     let mut config = draft.config;
+    config.networks = networks;
     let waits = config.incoming != Incoming::No;
     if config.kernel.is_none() {
         if !waits {

@@ -1,6 +1,6 @@
 use super::parse::{Asked, VmCommand, parse_for};
 use crate::console::SerialSpec;
-use machine::{FaultPath, Incoming};
+use machine::{FaultPath, Incoming, TapSource};
 use monitor::{Kind, MonitorSpec, Place};
 
 fn words(line: &str) -> Vec<String> {
@@ -58,6 +58,20 @@ fn a_whole_command_line_lands_in_the_configuration() {
 }
 
 #[test]
+fn network_devices_find_their_taps_whatever_comes_first() {
+    let got = command(
+        "-kernel k -device virtio-net-device,netdev=b -netdev tap,id=a,fd=7 -netdev \
+         tap,id=b,ifname=tap0,script=no,downscript=no -device \
+         virtio-net-device,netdev=a,mac=02:0A:0b:00:00:01",
+    );
+    let [b, a] = got.config.networks.as_slice() else { panic!("{:?}", got.config.networks) };
+    assert_eq!((b.id.as_str(), &b.tap), ("b", &TapSource::Name("tap0".into())));
+    assert_eq!(b.mac, [0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+    assert_eq!((a.id.as_str(), &a.tap), ("a", &TapSource::Descriptor(7)));
+    assert_eq!(a.mac, [2, 10, 11, 0, 0, 1]);
+}
+
+#[test]
 fn stdio_goes_to_whom_qemus_users_expect() {
     let consoles = |line: &str| {
         let got = command(&format!("-kernel k {line}"));
@@ -111,6 +125,16 @@ fn wrong_options_are_refused_in_one_line() {
         ("-kernel k -drive file=a,id=x -drive file=b,id=x", "two drives 'x'"),
         ("-kernel k -device e1000", "no device 'e1000'"),
         ("-kernel k -device virtio-rng-device -device virtio-rng-device", "only one"),
+        ("-kernel k -netdev tap,ifname=t", "id=ID is missing"),
+        ("-kernel k -netdev tap,id=n", "ifname=NAME or fd=N is missing"),
+        ("-kernel k -netdev tap,id=n,ifname=t,fd=3", "two taps"),
+        ("-kernel k -netdev tap,id=n,fd=-3", "no number of a descriptor"),
+        ("-kernel k -netdev user,id=n", "'user' is not known"),
+        ("-kernel k -netdev tap,id=n,fd=3", "'n' has no device"),
+        ("-kernel k -device virtio-net-device", "netdev=ID is missing"),
+        ("-kernel k -device virtio-net-device,netdev=n", "no -netdev tap,id=n"),
+        ("-kernel k -device virtio-net-device,netdev=n,mac=1:2", "no hardware address"),
+        ("-kernel k -device virtio-net-device,netdev=n,mac=33:0:0:0:0:1", "no hardware address"),
         ("-kernel k -monitor stdio -serial stdio", "stdio is given to more than one"),
         ("-kernel k -qmp stdio -nographic", "stdio is given to more than one"),
         ("-kernel k -monitor unix:/a", "',server' belongs to it"),

@@ -1,12 +1,13 @@
 //! Values of options.
 
+use super::network;
 use super::parse::Draft;
 use crate::console::SerialSpec;
 use machine::{AcceleratorKind, DriveConfig, Incoming};
 use std::path::PathBuf;
 
 /// Splits at single commas; two stand for one.
-fn parts(text: &str) -> Vec<String> {
+pub(super) fn parts(text: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut letters = text.chars().peekable();
     while let Some(letter) = letters.next() {
@@ -121,12 +122,16 @@ pub(super) fn drive(draft: &mut Draft, text: &str) -> Result<(), String> {
 }
 
 pub(super) fn device(draft: &mut Draft, text: &str) -> Result<(), String> {
+    if text == network::DEVICE || text.starts_with("virtio-net-device,") {
+        return network::device(draft, text);
+    }
     let slot = match text {
         "virtio-rng-device" => &mut draft.config.rng,
         "virtio-serial-device" => &mut draft.config.virtio_console,
         _ => {
             return Err(format!(
-                "there is no device '{text}'; use virtio-rng-device or virtio-serial-device"
+                "there is no device '{text}'; use virtio-rng-device, virtio-serial-device or \
+                 virtio-net-device,netdev=ID"
             ));
         }
     };
