@@ -346,8 +346,7 @@ impl FaultPlane {
     pub fn close_within(&self, bound: Duration) -> bool {
         self.close();
         let until = Instant::now() + bound;
-        let busy =
-            || self.gone.lock().unwrap_or_else(PoisonError::into_inner).strong_count() > 0;
+        let busy = || self.gone.lock().unwrap_or_else(PoisonError::into_inner).strong_count() > 0;
         while busy() && Instant::now() < until {
             std::thread::sleep(Duration::from_micros(200));
         }
