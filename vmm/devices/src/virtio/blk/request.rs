@@ -208,7 +208,10 @@ impl Request {
 /// Where on the disk so many bytes from a sector on are, if they are whole sectors of it.
 fn transfer(disk: &Disk, sector: u64, bytes: u64) -> Option<u64> {
     let end = sector.checked_add(bytes / SECTOR)?;
-    (bytes.is_multiple_of(SECTOR) && end <= disk.sectors()).then_some(sector * SECTOR)
+    if !bytes.is_multiple_of(SECTOR) || end > disk.sectors() {
+        return None;
+    }
+    sector.checked_mul(SECTOR)
 }
 
 /// The ranges of a discard or of zeroes, or the status of a request with an impossible one.

@@ -1,4 +1,5 @@
 mod in_flight;
+mod model;
 
 use super::*;
 use crate::Lifecycle;
@@ -77,6 +78,7 @@ fn requests_that_cannot_be_fail_and_the_file_keeps_its_size() {
     assert_eq!(request(&mut driver, 1, 63, &[(DATA, 1024, READ)]), (1, 1));
     assert_eq!(request(&mut driver, 1, u64::MAX, &[(DATA, 512, READ)]), (1, 1));
     assert_eq!(request(&mut driver, 1, u64::MAX / 512, &[(DATA, 512, READ)]), (1, 1));
+    assert_eq!(request(&mut driver, 1, u64::MAX / 2, &[(DATA, 512, READ)]), (1, 1));
     assert_eq!(request(&mut driver, 0, 0, &[(DATA, 511, WRITE)]), (1, 1));
     assert_eq!(request(&mut driver, 99, 0, &[(DATA, 512, WRITE)]), (2, 1));
     assert_eq!(std::fs::metadata(file.path()).unwrap().len(), SECTORS * 512);
