@@ -11,7 +11,7 @@ pub(crate) use credit::{CreditGiver, CreditWindow};
 pub(crate) use frames::{Frame, FrameReader};
 pub(crate) use receive::{Arrivals, PageReceiver};
 pub(crate) use request::{RequestCounts, RequestLane};
-pub(crate) use send::{CHUNK_PAGES, Departures, PageSender, kind_of};
+pub(crate) use send::{CHUNK_PAGES, Departures, PageSender, holes, kind_of, write_frames};
 pub(crate) use store::Store;
 
 use std::io;

@@ -2,10 +2,11 @@
 
 use super::{CreditWindow, FrameReader, LaneError};
 use crate::channel::write_all_vectored;
-use std::io::{IoSlice, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use umem_memory::{FrozenRam, PageIndex, PageRange, RamLayout};
+use umem_memory::{FrozenRam, GuestRam, PageIndex, PageRange, RamLayout};
 use umem_migrate::{SendPlan, Tally, Wanted};
 use umem_wire::{
     Cause, MAX_CONTROL_BODY, PageKind, PagesBuilder, RunFrame, decode_request, page_hash,
@@ -131,12 +132,7 @@ impl PageSender {
         }
         // Before the bytes go: whoever has them may find that they are the last.
         self.departures.merge(tally);
-        let mut slices: Vec<IoSlice<'_>> = Vec::new();
-        for (head, contents) in &heads {
-            slices.push(IoSlice::new(head));
-            slices.extend(contents.iter().map(|content| IoSlice::new(content)));
-        }
-        write_all_vectored(writer, &mut slices)?;
+        write_frames(writer, &heads)?;
         Ok(())
     }
 
@@ -200,21 +196,8 @@ impl PageSender {
         writer: &mut dyn Write,
         credit: &mut CreditWindow,
     ) -> Result<(), LaneError> {
-        for block in self.ram.ram().layout().blocks() {
-            let populated = match self.ram.populated(block.range()) {
-                Ok(populated) => populated,
-                Err(error) => {
-                    log::warn!("cannot tell which memory the guest used ({error}); looking at all");
-                    return Ok(());
-                }
-            };
-            let mut at = block.first_page.0;
-            let end = at + block.pages;
-            let ends = populated.iter().map(|range| (range.start.0, range.start.0 + range.count));
-            for (used_from, used_to) in ends.chain([(end, end)]) {
-                self.send_hole(writer, credit, at..used_from)?;
-                at = used_to;
-            }
+        for hole in holes(self.ram.ram()) {
+            self.send_hole(writer, credit, hole)?;
         }
         Ok(())
     }
@@ -223,7 +206,7 @@ impl PageSender {
         &self,
         writer: &mut dyn Write,
         credit: &mut CreditWindow,
-        pages: std::ops::Range<u64>,
+        pages: Range<u64>,
     ) -> Result<(), LaneError> {
         let mut tally = Tally::default();
         for page in pages.clone() {
@@ -251,6 +234,42 @@ fn joined<'a>(order: &'a [Wanted], layout: &'a RamLayout) -> impl Iterator<Item 
     order.chunk_by(move |a, b| {
         a.page.0 + 1 == b.page.0 && a.cause == b.cause && same_block(a.page, b.page)
     })
+}
+
+/// Writes frames, each a head and the pages behind it, in as few system calls as can be.
+pub(crate) fn write_frames(
+    writer: &mut dyn Write,
+    frames: &[(Vec<u8>, Vec<&[u8]>)],
+) -> io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = Vec::new();
+    for (head, contents) in frames {
+        slices.push(IoSlice::new(head));
+        slices.extend(contents.iter().map(|content| IoSlice::new(content)));
+    }
+    write_all_vectored(writer, &mut slices)
+}
+
+/// The page numbers of what the guest never touched, as runs that stay in their blocks. Where the system
+/// does not tell there are none: everything is looked at then.
+pub(crate) fn holes(ram: &GuestRam) -> Vec<Range<u64>> {
+    let mut holes = Vec::new();
+    for block in ram.layout().blocks() {
+        let populated = match ram.populated(block.range()) {
+            Ok(populated) => populated,
+            Err(error) => {
+                log::warn!("cannot tell which memory the guest used ({error}); looking at all");
+                return holes;
+            }
+        };
+        let mut at = block.first_page.0;
+        let end = at + block.pages;
+        let ends = populated.iter().map(|range| (range.start.0, range.start.0 + range.count));
+        for (used_from, used_to) in ends.chain([(end, end)]) {
+            holes.push(at..used_from);
+            at = used_to;
+        }
+    }
+    holes
 }
 
 /// What a page holds.

@@ -2,9 +2,8 @@
 
 use super::live::Live;
 use super::pacer::Pacer;
-use crate::channel::write_all_vectored;
-use crate::lane::{CHUNK_PAGES, CreditWindow, Departures, LaneError, kind_of};
-use std::io::{IoSlice, Write};
+use crate::lane::{CHUNK_PAGES, CreditWindow, Departures, LaneError, holes, kind_of, write_frames};
+use std::io::Write;
 use std::ops::Range;
 use std::sync::Arc;
 use umem_memory::{PageIndex, PageRange, PageSize};
@@ -141,12 +140,7 @@ impl RoundSender {
         self.departures.count(Cause::Precopy, pages, fills);
         self.departures.merge(tally);
         credit.take(bytes)?;
-        let mut slices: Vec<IoSlice<'_>> = Vec::new();
-        for (head, contents) in &frames {
-            slices.push(IoSlice::new(head));
-            slices.extend(contents.iter().map(|content| IoSlice::new(content)));
-        }
-        write_all_vectored(writer, &mut slices)?;
+        write_frames(writer, &frames)?;
         Ok(bytes)
     }
 
@@ -157,21 +151,8 @@ impl RoundSender {
         credit: &mut CreditWindow,
         share: &mut Share,
     ) -> Result<(), LaneError> {
-        for block in self.live.ram().layout().blocks() {
-            let populated = match self.live.ram().populated(block.range()) {
-                Ok(populated) => populated,
-                Err(error) => {
-                    log::warn!("cannot tell which memory the guest used ({error}); looking at all");
-                    return Ok(());
-                }
-            };
-            let mut at = block.first_page.0;
-            let end = at + block.pages;
-            let ends = populated.iter().map(|range| (range.start.0, range.start.0 + range.count));
-            for (used_from, used_to) in ends.chain([(end, end)]) {
-                self.send_hole(at..used_from, writer, credit, share)?;
-                at = used_to;
-            }
+        for hole in holes(self.live.ram()) {
+            self.send_hole(hole, writer, credit, share)?;
         }
         Ok(())
     }
