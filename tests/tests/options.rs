@@ -53,7 +53,7 @@ fn options_that_contradict_each_other_are_named() {
 
 #[test]
 fn what_this_version_lacks_is_said_clearly() {
-    refused("-kernel k -smp 2", &["-smp", "2 harts", "one"]);
+    refused("-kernel k -smp 65", &["-smp", "65 harts", "1 to 64"]);
     refused("-kernel k -smp 0", &["-smp"]);
     for machine in ["-machine accel=kvm", "-machine virt,accel=kvm", "-accel kvm"] {
         refused(&format!("-kernel k {machine}"), &["no KVM accelerator", "accel=tcg"]);

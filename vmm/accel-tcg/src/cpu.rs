@@ -4,7 +4,7 @@ use crate::csr::Csrs;
 use crate::fpu::Flags;
 use crate::memory_access::{Ram, RamPage};
 use crate::mmu::{Mmu, Rules};
-use accel::{GuestClock, PagePresence, VcpuHandle, VmExit};
+use accel::{Asked, Fence, GuestClock, PagePresence, VcpuHandle, VmExit};
 use std::sync::Arc;
 use umem_memory::GuestRam;
 
@@ -94,8 +94,8 @@ pub(crate) struct Cpu {
     /// Pages whose decoded code is stale.
     pub(crate) written_code: Vec<usize>,
     pub(crate) handle: VcpuHandle,
-    /// The last revocation of write permissions that was acknowledged.
-    pub(crate) revocation: u64,
+    /// The last of what others asked that was done.
+    pub(crate) acknowledged: u64,
     pub(crate) clock: Arc<GuestClock>,
     pub(crate) id: u32,
 }
@@ -127,7 +127,7 @@ impl Cpu {
             code_epoch: 1,
             written_code: Vec::new(),
             handle,
-            revocation: 0,
+            acknowledged: 0,
             clock,
             id,
         }
@@ -180,31 +180,44 @@ impl Cpu {
         self.forget_jumps();
     }
 
-    /// Begins to run, from here on with no write permission that has been revoked.
+    /// Begins to run, from here on with nothing cached that it was asked to drop.
     pub(crate) fn enter(&mut self) {
-        if self.handle.write_grants().enter(self.revocation) {
-            self.drop_write_permissions();
+        if self.handle.asks().enter(self.acknowledged) {
+            self.do_what_is_asked();
         }
     }
 
     /// Ends to run.
     pub(crate) fn leave(&self) {
-        self.handle.write_grants().leave(self.revocation);
+        self.handle.asks().leave(self.acknowledged);
     }
 
-    /// Looks whether write permissions were revoked.
-    pub(crate) fn check_write_permissions(&mut self) {
-        if self.handle.write_grants().is_revoked(self.revocation) {
-            self.drop_write_permissions();
+    /// Looks whether others ask for something.
+    pub(crate) fn check_asks(&mut self) {
+        if self.handle.asks().is_asked(self.acknowledged) {
+            self.do_what_is_asked();
         }
     }
 
     #[cold]
-    fn drop_write_permissions(&mut self) {
-        let (revocation, log) = self.handle.write_grants().revoked();
-        self.mmu.log_writes(log);
-        self.revocation = revocation;
-        self.handle.write_grants().acknowledge(revocation);
+    fn do_what_is_asked(&mut self) {
+        let Asked { number, fence, revoked } = self.handle.asks().take();
+        if let Some(log) = revoked {
+            self.mmu.log_writes(log);
+        }
+        self.fence(fence);
+        self.acknowledged = number;
+        self.handle.asks().acknowledge(number);
+    }
+
+    /// Forgets translations, or has decoded code compared with memory.
+    pub(crate) fn fence(&mut self, fence: Fence) {
+        if fence.contains(Fence::TRANSLATIONS) {
+            self.flush_translations();
+        }
+        if fence.contains(Fence::CODE) {
+            self.recheck_code();
+        }
     }
 
     /// Decoded code must be compared with memory before it runs again.

@@ -23,7 +23,7 @@ struct Tracking {
 ///
 /// While it is on, a hart caches the permission to write to a page only once the page's bit is set
 /// in the log. Collecting takes the bits away and then has each hart drop those permissions; see
-/// [`accel::WriteGrants`] for how it answers.
+/// [`accel::Asks`] for how it answers.
 pub struct HartWrites {
     pages: u64,
     harts: Vec<(u32, VcpuHandle)>,
@@ -58,7 +58,7 @@ impl HartWrites {
 
     fn set_log(&self, log: Option<&Arc<PageBitmap>>) {
         for (_, hart) in &self.harts {
-            hart.write_grants().set_log(log.cloned());
+            hart.asks().set_log(log.cloned());
         }
     }
 
@@ -68,7 +68,7 @@ impl HartWrites {
             self.harts.iter().map(|(number, hart)| (*number, hart, hart.revoke_writes())).collect();
         let deadline = Instant::now() + self.longest_wait;
         for (vcpu, hart, revocation) in asked {
-            if !hart.await_revoked(revocation, deadline) {
+            if !hart.await_asked(revocation, || Instant::now() >= deadline) {
                 let milliseconds = self.longest_wait.as_millis();
                 return Err(DirtyError::Vcpu { vcpu, milliseconds });
             }

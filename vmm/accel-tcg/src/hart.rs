@@ -8,7 +8,7 @@ use crate::execute::{self, Flow};
 use crate::memory_access::{OFFSET_MASK, PAGE_BYTES};
 use crate::mmu::{Access, FetchPage};
 use crate::saved;
-use accel::{GuestClock, PagePresence, Vcpu, VcpuHandle, VmEntry, VmExit};
+use accel::{Fence, GuestClock, PagePresence, Vcpu, VcpuHandle, VmEntry, VmExit};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use umem_memory::GuestRam;
@@ -82,7 +82,7 @@ impl Hart {
         let cpu = &mut self.cpu;
         cpu.poll_at = cpu.retired + POLL_INTERVAL;
         if cpu.handle.take_attention() {
-            cpu.check_write_permissions();
+            cpu.check_asks();
             if cpu.handle.take_kick() {
                 return Some(VmExit::Kicked);
             }
@@ -242,9 +242,8 @@ impl Vcpu for Hart {
         Ok(())
     }
 
-    fn flush_translations(&mut self) {
-        self.cpu.flush_translations();
-        self.cpu.recheck_code();
+    fn fence(&mut self, fence: Fence) {
+        self.cpu.fence(fence);
     }
 
     fn registers(&self) -> String {

@@ -1,6 +1,6 @@
 //! What other threads may do to a vCPU while it runs.
 
-use crate::WriteGrants;
+use crate::{Asks, Fence};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -26,7 +26,7 @@ struct Shared {
     attention: AtomicBool,
     sleep: Mutex<()>,
     wake: Condvar,
-    grants: WriteGrants<PageBitmap>,
+    asks: Asks<PageBitmap>,
 }
 
 /// Raises interrupt lines of one vCPU, kicks it, and puts its thread to sleep until either.
@@ -73,6 +73,12 @@ impl VcpuHandle {
         self.attend();
     }
 
+    /// Whether a kick is pending.
+    #[must_use]
+    pub fn is_kicked(&self) -> bool {
+        self.shared.kicked.load(Ordering::SeqCst)
+    }
+
     /// Whether a kick is pending; takes it.
     #[must_use]
     pub fn take_kick(&self) -> bool {
@@ -106,37 +112,48 @@ impl VcpuHandle {
         }
     }
 
-    /// The vCPU's write permissions: for its accelerator, which asks at every attention and when it
+    /// What others ask of the vCPU: for its accelerator, which looks at every attention and when it
     /// begins to run.
     #[inline]
     #[must_use]
-    pub fn write_grants(&self) -> &WriteGrants<PageBitmap> {
-        &self.shared.grants
+    pub fn asks(&self) -> &Asks<PageBitmap> {
+        &self.shared.asks
     }
 
     /// Has the vCPU drop the write permissions that it has cached; the number to wait for. One that
     /// sleeps sleeps on.
     #[must_use]
     pub fn revoke_writes(&self) -> u64 {
-        let (number, inside) = self.shared.grants.revoke();
+        self.asked(self.shared.asks.revoke())
+    }
+
+    /// Has the vCPU forget what it has cached; the number to wait for. One that sleeps sleeps on.
+    #[must_use]
+    pub fn fence(&self, what: Fence) -> u64 {
+        self.asked(self.shared.asks.fence(what))
+    }
+
+    fn asked(&self, (number, inside): (u64, bool)) -> u64 {
         if inside {
             self.shared.attention.store(true, Ordering::SeqCst);
         }
         number
     }
 
-    /// Waits until the vCPU has acknowledged a revocation or stands still; whether it did in time.
+    /// Waits until the vCPU has done what it was asked or stands still, or `give_up` says so; whether
+    /// it did.
     #[must_use]
-    pub fn await_revoked(&self, number: u64, deadline: Instant) -> bool {
+    pub fn await_asked(&self, number: u64, mut give_up: impl FnMut() -> bool) -> bool {
         /// It looks around every few µs while it runs: not worth a sleep.
         const YIELDS: u32 = 64;
         let mut yields = 0;
-        while !self.shared.grants.is_acknowledged(number) {
+        while !self.shared.asks.is_acknowledged(number) {
+            if give_up() {
+                return false;
+            }
             if yields < YIELDS {
                 yields += 1;
                 std::thread::yield_now();
-            } else if Instant::now() >= deadline {
-                return false;
             } else {
                 std::thread::sleep(Duration::from_micros(50));
             }

@@ -4,15 +4,15 @@
 //! [`VmExit`]. Everything that another thread may do to a running vCPU goes through its
 //! [`VcpuHandle`]: raise an interrupt line, or kick it out of `run`.
 
+mod asks;
 mod clock;
 mod exit;
-mod grants;
 mod handle;
 mod sync;
 
+pub use asks::{Asked, Asks, Fence};
 pub use clock::{ClockError, GuestClock, SavedClock, TICKS_PER_SECOND};
 pub use exit::{AccessSize, VmEntry, VmExit};
-pub use grants::WriteGrants;
 pub use handle::{InterruptKind, VcpuHandle};
 
 use umem_memory::PageIndex;
@@ -60,8 +60,8 @@ pub trait Vcpu: Send {
     /// The vCPU is then unchanged.
     fn restore(&mut self, saved: &[u8]) -> Result<(), StateError>;
 
-    /// Forgets every cached translation and the permissions cached with it.
-    fn flush_translations(&mut self);
+    /// Forgets what it has cached, of its own doing or because of another's write to memory.
+    fn fence(&mut self, fence: Fence);
 
     /// Registers, for people: one `name value` pair a line.
     fn registers(&self) -> String;

@@ -1,4 +1,4 @@
-//! Write permissions in every order that threads can run: the crate's own file, compiled with loom's
+//! Write permissions and fences in every order that threads can run: the crate's own file, compiled with loom's
 //! atomics and locks in place of the standard library's.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
 
@@ -7,17 +7,17 @@ mod sync {
     pub(crate) use loom::sync::{Mutex, MutexGuard};
 }
 
-#[path = "../src/grants.rs"]
-mod grants;
+#[path = "../src/asks.rs"]
+mod asks;
 
-use grants::WriteGrants;
+use asks::{Asked, Asks, Fence};
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use loom::thread::{self, JoinHandle};
 use std::sync::Arc;
 
 /// A RAM of one page, and its bit in the log.
 struct World {
-    grants: WriteGrants<AtomicBool>,
+    asks: Asks<AtomicBool>,
     page: AtomicU64,
 }
 
@@ -35,21 +35,23 @@ impl Cpu {
     }
 
     fn drop_permission(&mut self) {
-        let (number, log) = self.world.grants.revoked();
-        self.log = log;
-        self.may_write = false;
+        let Asked { number, revoked, .. } = self.world.asks.take();
+        if let Some(log) = revoked {
+            self.log = log;
+            self.may_write = false;
+        }
         self.seen = number;
-        self.world.grants.acknowledge(number);
+        self.world.asks.acknowledge(number);
     }
 
     fn enter(&mut self) {
-        if self.world.grants.enter(self.seen) {
+        if self.world.asks.enter(self.seen) {
             self.drop_permission();
         }
     }
 
     fn look_around(&mut self) {
-        if self.world.grants.is_revoked(self.seen) {
+        if self.world.asks.is_asked(self.seen) {
             self.drop_permission();
         }
     }
@@ -67,21 +69,21 @@ impl Cpu {
     }
 
     fn leave(&mut self) {
-        self.world.grants.leave(self.seen);
+        self.world.asks.leave(self.seen);
     }
 }
 
 /// Waits for the acknowledgement by looking twice and then for the vCPU's end: looking for ever has
 /// no end in a model.
 fn await_revoked(world: &World, vcpu: &mut Option<JoinHandle<()>>) {
-    let (number, _) = world.grants.revoke();
-    if !world.grants.is_acknowledged(number)
-        && !world.grants.is_acknowledged(number)
+    let (number, _) = world.asks.revoke();
+    if !world.asks.is_acknowledged(number)
+        && !world.asks.is_acknowledged(number)
         && let Some(vcpu) = vcpu.take()
     {
         vcpu.join().unwrap();
     }
-    assert!(vcpu.is_some() || world.grants.is_acknowledged(number));
+    assert!(vcpu.is_some() || world.asks.is_acknowledged(number));
 }
 
 /// Runs a vCPU against one that starts logging, collects `rounds` times and copies the page when it
@@ -90,11 +92,11 @@ fn model(rounds: usize, guest: fn(&mut Cpu)) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(2);
     builder.check(move || {
-        let world = Arc::new(World { grants: WriteGrants::default(), page: AtomicU64::new(0) });
+        let world = Arc::new(World { asks: Asks::default(), page: AtomicU64::new(0) });
         let mut cpu = Cpu::new(&world);
         let mut vcpu = Some(thread::spawn(move || guest(&mut cpu)));
         let log = Arc::new(AtomicBool::new(false));
-        world.grants.set_log(Some(log.clone()));
+        world.asks.set_log(Some(log.clone()));
         await_revoked(&world, &mut vcpu);
         let mut mirror = world.page.load(Ordering::Relaxed);
         for _ in 0..rounds {
@@ -152,5 +154,43 @@ fn collecting_twice_keeps_the_order() {
         cpu.enter();
         cpu.store(1);
         cpu.leave();
+    });
+}
+
+/// A hart that uses a mapping for as long as it has it cached, against one that takes the mapping away
+/// and fences: behind the fence nobody uses it.
+#[test]
+fn behind_a_fence_nobody_uses_what_it_had_cached() {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(|| {
+        let world = Arc::new(World { asks: Asks::default(), page: AtomicU64::new(0) });
+        let mapped = Arc::new(AtomicBool::new(true));
+        let fenced = Arc::new(AtomicBool::new(false));
+        let hart = {
+            let (world, mapped, fenced) = (world.clone(), mapped.clone(), fenced.clone());
+            thread::spawn(move || {
+                let (mut cached, mut seen) = (false, 0);
+                for _ in 0..2 {
+                    if world.asks.enter(seen) {
+                        let asked = world.asks.take();
+                        assert!(asked.fence.contains(Fence::TRANSLATIONS));
+                        (cached, seen) = (false, asked.number);
+                        world.asks.acknowledge(seen);
+                    }
+                    // The fence may end while this goes on, but not before it if this uses the mapping.
+                    let behind = fenced.load(Ordering::Acquire);
+                    cached |= mapped.load(Ordering::Relaxed);
+                    assert!(!(cached && behind), "used behind the fence");
+                    world.asks.leave(seen);
+                }
+            })
+        };
+        mapped.store(false, Ordering::Relaxed);
+        let (number, _) = world.asks.fence(Fence::TRANSLATIONS);
+        if world.asks.is_acknowledged(number) {
+            fenced.store(true, Ordering::Release);
+        }
+        hart.join().unwrap();
     });
 }

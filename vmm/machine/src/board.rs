@@ -4,6 +4,8 @@
 //! Generic Virtual Platform", and its device tree), so that the same kernel and initial RAM disk
 //! boot on both. There is no M-mode: the VMM itself is the SBI, so there is no CLINT either.
 
+use crate::power::Power;
+
 /// A window of guest physical addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Window {
@@ -50,8 +52,17 @@ pub(crate) const NAME: &str = "virt";
 pub(crate) const MIN_RAM: u64 = 4 << 20;
 /// Largest RAM that a board can have, bytes: what fits below the end of a 39-bit address space.
 pub(crate) const MAX_RAM: u64 = 256 << 30;
-/// Number of harts that this version offers.
-pub(crate) const MAX_HARTS: u32 = 1;
+/// Largest number of harts. QEMU's board has room for 512; what limits this one is that each is a
+/// thread here.
+pub(crate) const MAX_HARTS: u32 = 64;
+/// The hart that boots; it starts the others.
+const BOOT_HART: u32 = 0;
+
+/// Whether a hart is on at power-on.
+#[must_use]
+pub(crate) const fn power_on(hart: u32) -> Power {
+    if hart == BOOT_HART { Power::Started } else { Power::Stopped }
+}
 
 /// The virtio-mmio slot of this number.
 #[must_use]

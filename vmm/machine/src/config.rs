@@ -131,7 +131,7 @@ impl VmConfig {
             return Err("this version has no KVM accelerator yet; use accel=tcg".to_owned());
         }
         if self.harts == 0 || self.harts > MAX_HARTS {
-            return Err(format!("{} harts (-smp): this version has 1 to {MAX_HARTS}", self.harts));
+            return Err(format!("{} harts (-smp): the board has 1 to {MAX_HARTS}", self.harts));
         }
         if !(MIN_RAM..=MAX_RAM).contains(&self.memory_bytes) {
             return Err(format!(

@@ -24,6 +24,7 @@ mod loader;
 mod memory;
 mod migration;
 mod outgoing;
+mod power;
 mod reset;
 mod sbi;
 mod sessions;

@@ -2,8 +2,9 @@
 
 use crate::gate::{Activity, Gate, Order};
 use crate::memory::{Fetched, GuestPages, ReadError};
+use crate::power::{Power, PowerSwitch};
 use crate::sbi::{self, ResetRequest, Sbi, SbiAction, SbiAnswer};
-use accel::{GuestClock, Vcpu, VcpuHandle, VmEntry, VmExit};
+use accel::{Fence, GuestClock, Vcpu, VcpuHandle, VmEntry, VmExit};
 use devices::{Bus, Uart};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -78,6 +79,7 @@ pub(crate) struct VcpuThread {
     view: VcpuView,
     vcpu: Arc<Mutex<Box<dyn Vcpu>>>,
     handle: VcpuHandle,
+    power: PowerSwitch,
     gate: Arc<Gate>,
     interrupt: Interrupt,
     thread: Option<JoinHandle<()>>,
@@ -91,6 +93,7 @@ impl VcpuThread {
     pub(crate) fn start(
         hart: u32,
         vcpu: Box<dyn Vcpu>,
+        power: PowerSwitch,
         surroundings: Surroundings,
     ) -> std::io::Result<Self> {
         let handle = vcpu.handle();
@@ -102,9 +105,11 @@ impl VcpuThread {
             hart,
             gate: gate.clone(),
             handle: handle.clone(),
+            power: power.clone(),
             interrupt: interrupt.clone(),
             surroundings,
             entry: VmEntry::Run,
+            fences: Vec::new(),
         };
         let (theirs, id) = (vcpu.clone(), thread_id.clone());
         let thread = std::thread::Builder::new().name(format!("vcpu-{hart}")).spawn(move || {
@@ -112,7 +117,7 @@ impl VcpuThread {
             body.run(&theirs);
         })?;
         let view = VcpuView { hart, gate: gate.clone(), thread_id };
-        Ok(Self { view, vcpu, handle, gate, interrupt, thread: Some(thread) })
+        Ok(Self { view, vcpu, handle, power, gate, interrupt, thread: Some(thread) })
     }
 
     /// What anybody may see of it.
@@ -187,14 +192,37 @@ fn section(hart: u32) -> String {
     format!("vcpu{hart}")
 }
 
-const SECTION_VERSION: u32 = 1;
+/// 1: harts were always on.
+const SECTION_VERSION: u32 = 2;
 
-/// A vCPU as it moves: the accelerator's own form, and its interrupt lines.
-#[derive(Serialize, Deserialize)]
+/// A vCPU as it moves: the accelerator's own form, its interrupt lines, and whether it is on.
+///
+/// What another hart waits for it to forget does not move: a hart forgets everything that it has cached
+/// when it is loaded.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SavedVcpu {
     state: Vec<u8>,
     lines: u64,
+    power: Power,
+}
+
+/// Version 1 of [`SavedVcpu`].
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SavedVcpu1 {
+    state: Vec<u8>,
+    lines: u64,
+}
+
+impl SavedVcpu {
+    fn decode(name: &str, version: u32, body: &[u8]) -> Result<Self, StateError> {
+        if version > 1 {
+            return decode_body(name, body);
+        }
+        let SavedVcpu1 { state, lines } = decode_body(name, body)?;
+        Ok(Self { state, lines, power: Power::Started })
+    }
 }
 
 impl VcpuThread {
@@ -209,7 +237,8 @@ impl VcpuThread {
     /// When it does not, or the accelerator cannot read it.
     pub(crate) fn save(&self, package: &mut PackageBuilder) -> Result<(), StateError> {
         let name = section(self.view.hart);
-        let saved = SavedVcpu { state: self.standing()?.save()?, lines: self.handle.lines() };
+        let state = self.standing()?.save()?;
+        let saved = SavedVcpu { state, lines: self.handle.lines(), power: self.power.get() };
         package.add_body(&name, SECTION_VERSION, encode_body(&name, &saved)?);
         Ok(())
     }
@@ -221,10 +250,11 @@ impl VcpuThread {
     pub(crate) fn load(&self, package: &mut Package) -> Result<(), StateError> {
         let name = section(self.view.hart);
         let saved = package.take_section(&name, SECTION_VERSION)?;
-        let SavedVcpu { state, lines } = decode_body(&name, &saved.body)?;
+        let SavedVcpu { state, lines, power } =
+            SavedVcpu::decode(&name, saved.version, &saved.body)?;
         let mut vcpu = self.standing()?;
         vcpu.restore(&state)?;
-        vcpu.flush_translations();
+        self.power.set(power);
         self.handle.restore_lines(lines);
         Ok(())
     }
@@ -234,9 +264,13 @@ struct Body {
     hart: u32,
     gate: Arc<Gate>,
     handle: VcpuHandle,
+    power: PowerSwitch,
     interrupt: Interrupt,
     surroundings: Surroundings,
     entry: VmEntry,
+    /// Harts that have not yet forgotten what the guest wants forgotten before it goes on here, and the
+    /// numbers under which they were asked.
+    fences: Vec<(VcpuHandle, u64)>,
 }
 
 impl Body {
@@ -245,11 +279,59 @@ impl Body {
             let mut vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
             // An answer that the guest has not read yet goes in before the vCPU may be saved.
             while self.gate.may_enter() || self.entry != VmEntry::Run {
+                if !self.is_on(&mut **vcpu) {
+                    continue;
+                }
+                self.await_fences();
                 let exit = vcpu.run(std::mem::replace(&mut self.entry, VmEntry::Run));
                 self.serve(&mut **vcpu, exit);
             }
         }
         self.gate.set_activity(Activity::Ended);
+    }
+
+    /// Whether the hart is on. One that was just started begins; one that is off sleeps until somebody
+    /// wants something of it.
+    fn is_on(&self, vcpu: &mut dyn Vcpu) -> bool {
+        match self.power.take() {
+            Power::Started => return true,
+            Power::Starting { pc, argument } => {
+                vcpu.boot(pc, argument);
+                return true;
+            }
+            Power::Stopped => {}
+        }
+        // Looked at again after this: a start or an order that came before is not slept through.
+        let _ = self.handle.take_attention();
+        if !self.handle.take_kick() && self.power.get() == Power::Stopped {
+            self.gate.set_activity(Activity::Halted);
+            self.handle.sleep_until(Some(std::time::Instant::now() + LONGEST_SLEEP));
+            self.gate.set_activity(Activity::Running);
+        }
+        false
+    }
+
+    /// Waits until other harts have forgotten what they were asked to. A vCPU that is kicked meanwhile
+    /// executes nothing before it comes here again.
+    fn await_fences(&mut self) {
+        while let Some((hart, number)) = self.fences.last() {
+            if !hart.await_asked(*number, || self.handle.is_kicked()) {
+                return;
+            }
+            self.fences.pop();
+        }
+    }
+
+    /// Has harts forget, this one at once. All others are asked before the first is waited for.
+    fn fence(&mut self, vcpu: &mut dyn Vcpu, fence: Fence, harts: &[usize]) {
+        let mine = usize::try_from(self.hart).ok();
+        for &number in harts {
+            if Some(number) == mine {
+                vcpu.fence(fence);
+            } else if let Some(hart) = self.surroundings.sbi.hart(number) {
+                self.fences.push((hart.handle.clone(), hart.handle.fence(fence)));
+            }
+        }
     }
 
     /// Does what an exit asks for and decides how the vCPU is entered again.
@@ -300,7 +382,11 @@ impl Body {
         match action {
             SbiAction::None => {}
             SbiAction::SetTimer(ticks) => vcpu.set_timer(ticks),
-            SbiAction::Flush => vcpu.flush_translations(),
+            SbiAction::Fence { fence, harts } => self.fence(vcpu, fence, &harts),
+            SbiAction::Stop => {
+                self.power.set(Power::Stopped);
+                return;
+            }
             SbiAction::Reset(request) => {
                 self.gate.order(Order::Stop);
                 (self.surroundings.report)(self.hart, VcpuEvent::Reset(request));

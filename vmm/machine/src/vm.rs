@@ -10,7 +10,8 @@ use crate::gate::Activity;
 use crate::hardware::{Hardware, Requests};
 use crate::lifecycle::{Lifecycle, Ownership};
 use crate::loader::{self, BootFiles, LoadError};
-use crate::sbi::{Asked, Sbi};
+use crate::power::PowerSwitch;
+use crate::sbi::{Asked, HartLink, Sbi};
 use crate::shared::Shared;
 use crate::throttle::Throttle;
 use crate::vcpu::{JOIN_BOUND, Surroundings, VcpuEvent, VcpuThread};
@@ -119,7 +120,12 @@ impl Vm {
         let total = ram.layout().total_pages();
         let harts = (0..).zip(handles.iter().cloned()).collect();
         let writes = vec![cpu::writes(total, harts), Arc::new(ram.host_writes())];
-        let sbi = Sbi::new(handles.clone().into());
+        let link = |(hart, handle): (u32, &VcpuHandle)| HartLink {
+            handle: handle.clone(),
+            power: PowerSwitch::new(board::power_on(hart)),
+        };
+        let links: Vec<_> = (0..).zip(&handles).map(link).collect();
+        let sbi = Sbi::new(links.clone().into());
         let (events, vcpu_asked) = (driver.clone(), asked.clone());
         let report = Arc::new(move |hart, event| {
             if let VcpuEvent::Reset(request) = event {
@@ -136,9 +142,9 @@ impl Vm {
             report,
         };
         let mut vcpus = Vec::new();
-        for (hart, handle) in (0..).zip(handles) {
+        for (hart, HartLink { handle, power }) in (0..).zip(links) {
             let vcpu = cpu::create(hart, handle, &config, &hardware);
-            let thread = VcpuThread::start(hart, vcpu, surroundings.clone());
+            let thread = VcpuThread::start(hart, vcpu, power, surroundings.clone());
             vcpus.push(thread.map_err(VmError::Thread)?);
         }
         let life = match config.incoming {

@@ -64,7 +64,9 @@ pub(super) static GROUPS: &[(&str, &[OptionRow])] = &[
                 draft.config.memory_bytes = values::memory(text)?;
                 Ok(())
             }),
-            one("smp", "1", "number of harts; this version has one", |_, text| values::harts(text)),
+            one("smp", "[cpus=]N", "number of harts, each a thread (default 1)", |draft, text| {
+                values::harts(draft, text)
+            }),
             one("name", "NAME", "name for errors", |draft, text| {
                 draft.config.name = Some(text.to_owned());
                 Ok(())

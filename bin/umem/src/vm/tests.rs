@@ -93,6 +93,23 @@ fn stdio_goes_to_whom_qemus_users_expect() {
 }
 
 #[test]
+fn harts_are_counted_as_on_qemu_s_command_line() {
+    for (text, harts) in [
+        ("4", 4),
+        ("cpus=3", 3),
+        ("sockets=2,cores=2", 4),
+        ("8,sockets=2,cores=2,threads=2", 8),
+        ("cpus=2,cores=2", 2),
+    ] {
+        let line = words(&format!("-kernel k -smp {text}"));
+        match parse_for(&line, false) {
+            Ok(Asked::Run(got)) => assert_eq!(got.config.harts, harts, "{text}"),
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn wrong_options_are_refused_in_one_line() {
     let cases = [
         ("", "-kernel is missing"),
@@ -112,8 +129,10 @@ fn wrong_options_are_refused_in_one_line() {
         ("-kernel k -accel kvm", "no KVM accelerator yet"),
         ("-kernel k -machine pc", "no machine 'pc'"),
         ("-kernel k -machine virt,frob=1", "'frob=1' is not known"),
-        ("-kernel k -smp 2", "2 harts: this version has one"),
         ("-kernel k -smp 0", "no number of harts"),
+        ("-kernel k -smp 4,sockets=2,cores=3", "4 harts, but sockets, cores and threads make 6"),
+        ("-kernel k -smp 4,maxcpus=8", "no maxcpus"),
+        ("-kernel k -smp 4,5", "'5' is not known"),
         ("-kernel k -m 0", "0 bytes"),
         ("-kernel k -m 1X", "'1X' is no size"),
         ("-kernel k -m -1", "'-1' is no size"),

@@ -80,13 +80,34 @@ pub(crate) fn memory(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
-pub(super) fn harts(text: &str) -> Result<(), String> {
-    let number = text.strip_prefix("cpus=").unwrap_or(text);
-    match number.parse::<u32>() {
-        Ok(1) => Ok(()),
-        Ok(0) | Err(_) => Err(format!("'{text}' is no number of harts; use 1")),
-        Ok(more) => Err(format!("{more} harts: this version has one; use -smp 1")),
+/// `4`, `cpus=4`, or a topology, whose product is the number: the board has no levels to tell apart.
+pub(super) fn harts(draft: &mut Draft, text: &str) -> Result<(), String> {
+    let mut cpus = None;
+    let mut product: Option<u32> = None;
+    for (place, part) in parts(text).iter().enumerate() {
+        let (name, number) = part.split_once('=').unwrap_or(("cpus", part));
+        let bare = !part.contains('=');
+        let value = number.parse::<u32>().ok().filter(|&number| number > 0);
+        let value =
+            value.ok_or_else(|| format!("'{part}' is no number of harts; use 1 or more"))?;
+        match name {
+            "cpus" if !bare || place == 0 => cpus = Some(value),
+            "sockets" | "dies" | "clusters" | "cores" | "threads" => {
+                product = Some(product.unwrap_or(1).saturating_mul(value));
+            }
+            "maxcpus" => {
+                return Err("harts cannot be added later: there is no maxcpus, use cpus".into());
+            }
+            _ => return Err(format!("'{part}' is not known; use cpus=N")),
+        }
     }
+    if let (Some(cpus), Some(product)) = (cpus, product)
+        && cpus != product
+    {
+        return Err(format!("{cpus} harts, but sockets, cores and threads make {product}"));
+    }
+    draft.config.harts = cpus.or(product).unwrap_or(1);
+    Ok(())
 }
 
 pub(super) fn drive(draft: &mut Draft, text: &str) -> Result<(), String> {

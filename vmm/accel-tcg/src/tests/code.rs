@@ -55,7 +55,8 @@ fn what_was_written_meanwhile_is_seen_after_translations_are_flushed() {
     let mut board = Board::new(&[addi(A0, A0, 1), ECALL]);
     board.run_to_call();
     board.put_words(BASE, &[addi(A0, A0, 16)]);
-    board.hart.flush_translations();
+    board.hart.fence(accel::Fence::TRANSLATIONS);
+    board.hart.fence(accel::Fence::CODE);
     board.hart.cpu.pc = BASE;
     board.run_to_call();
     assert_eq!(*board.x(A0), 17);

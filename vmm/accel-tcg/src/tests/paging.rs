@@ -201,7 +201,8 @@ fn a_page_lost_after_use_is_missed_once_translations_are_flushed() {
     let mut board = sv39(&[ld(A0, A1, 0), ECALL, ld(A0, A1, 0), ECALL], entry(DATA, ALL));
     board.run_to_call();
     board.lose(DATA);
-    board.hart.flush_translations();
+    board.hart.fence(accel::Fence::TRANSLATIONS);
+    board.hart.fence(accel::Fence::CODE);
     assert_eq!(board.run(), VmExit::MissingPage { page: board.page(DATA), write: false });
 }
 
