@@ -11,10 +11,15 @@
 struct settings {
     uint64_t pool_start, pool_end; /* addresses of the memory it owns, whole pages */
     uint64_t fill_pages, seed;
-    uint64_t rate;    /* random page writes a second */
+    uint64_t rate;    /* random page writes a second, of all workers together */
     uint64_t beat_us; /* between heartbeats */
+    unsigned workers; /* CPUs or threads that write, 1 to MAX_WORKERS */
 };
 void run_guest(const struct settings *settings);
+/* The life of a worker other than 0, which is run_guest itself. Does not return. */
+void run_worker(unsigned worker);
+
+#define MAX_WORKERS 32
 
 /* What the platform below gives: test-guest/ on bare metal, linux/platform.c under Linux. */
 
@@ -30,7 +35,16 @@ uint64_t clock_hz(void);
 uint64_t clock_ticks(void);
 uint64_t clock_us(uint64_t ticks);
 uint64_t clock_ticks_of_us(uint64_t us);
+/* May return early. */
 void clock_sleep_until(uint64_t tick);
+
+/* Has workers 1 to count - 1 call run_worker. */
+void workers_start(unsigned count);
+/* What a worker does of the platform's own between its writes. */
+void worker_aside(unsigned worker);
+/* Whether all went well with that, and what to say of it in a verdict's line. */
+bool aside_good(void);
+void aside_fields(void);
 
 /* Does not return where the machine can be turned off. */
 void power_off(void);
@@ -40,11 +54,12 @@ struct verdict {
     uint64_t checked, bad, first_bad;
     bool ok;
 };
-void pool_open(uint64_t start, uint64_t end, uint64_t fill_pages, uint64_t seed);
+void pool_open(uint64_t start, uint64_t end, uint64_t fill_pages, uint64_t seed, unsigned workers);
 uint64_t pool_pages(void);
 uint64_t pool_filled(void);
 void pool_fill(void);
-void pool_write_random(void);
+/* Each worker has pages of its own. */
+void pool_write_random(unsigned worker);
 uint64_t pool_writes(void);
 void pool_damage(void);
 void pool_verify(struct verdict *out);
@@ -56,6 +71,7 @@ struct histogram {
 };
 void histogram_reset(struct histogram *h);
 void histogram_add(struct histogram *h, uint64_t value);
+void histogram_merge(struct histogram *into, const struct histogram *from);
 /* The upper bound of the bucket that holds the value at `permille` of the way up. */
 uint64_t histogram_at(const struct histogram *h, uint64_t permille);
 

@@ -26,6 +26,15 @@ void histogram_add(struct histogram *h, uint64_t value)
         h->max = value;
 }
 
+void histogram_merge(struct histogram *into, const struct histogram *from)
+{
+    for (size_t i = 0; i < 512; i++)
+        into->bucket[i] += from->bucket[i];
+    into->count += from->count;
+    if (from->max > into->max)
+        into->max = from->max;
+}
+
 uint64_t histogram_at(const struct histogram *h, uint64_t permille)
 {
     uint64_t wanted = (h->count * permille + 999) / 1000, seen = 0;

@@ -4,7 +4,7 @@
    A filled page: word 0 says which page this is, word 1 its generation, the other 510 words follow from
    the seed and the page's number. A write adds one to the generation in the page and, apart from that,
    one in the table: a page that goes back to an older state, is exchanged or loses a write can never agree
-   with the table again. */
+   with the table again. Each worker writes pages of its own, every so-manieth. */
 #include "guest.h"
 
 #define WORDS (PAGE / 8)
@@ -12,7 +12,12 @@
 
 static uint64_t *pages;
 static uint32_t *generations;
-static uint64_t page_count, filled, writes, seed, random_state;
+static uint64_t page_count, filled, seed;
+static unsigned workers;
+/* A cache line each. */
+static struct {
+    uint64_t random_state, writes;
+} __attribute__((aligned(64))) worker_state[MAX_WORKERS];
 
 /* The finalizer of SplitMix64: a bijection, so different pages start differently. */
 static uint64_t mix(uint64_t x)
@@ -40,7 +45,7 @@ static uint64_t content_of(uint64_t page)
     return mix(head_of(page) + 0x9e3779b97f4a7c15ul) | 1;
 }
 
-void pool_open(uint64_t start, uint64_t end, uint64_t fill_pages, uint64_t with_seed)
+void pool_open(uint64_t start, uint64_t end, uint64_t fill_pages, uint64_t with_seed, unsigned count)
 {
     uint64_t free_pages = (end - start) / PAGE;
     uint64_t table_pages = (free_pages * sizeof *generations + PAGE - 1) / PAGE;
@@ -49,7 +54,9 @@ void pool_open(uint64_t start, uint64_t end, uint64_t fill_pages, uint64_t with_
     page_count = free_pages - table_pages;
     filled = fill_pages < page_count ? fill_pages : page_count;
     seed = with_seed;
-    random_state = mix(seed ^ 0x6a09e667f3bcc909ul) | 1;
+    workers = count;
+    for (unsigned worker = 0; worker < workers; worker++)
+        worker_state[worker].random_state = mix((seed + worker) ^ 0x6a09e667f3bcc909ul) | 1;
 }
 
 uint64_t pool_pages(void)
@@ -64,7 +71,10 @@ uint64_t pool_filled(void)
 
 uint64_t pool_writes(void)
 {
-    return writes;
+    uint64_t sum = 0;
+    for (unsigned worker = 0; worker < workers; worker++)
+        sum += *(volatile uint64_t *)&worker_state[worker].writes;
+    return sum;
 }
 
 void pool_fill(void)
@@ -82,29 +92,31 @@ void pool_fill(void)
     }
 }
 
-static uint64_t random_page(void)
+/* One of `count` numbers. */
+static uint64_t random_of(unsigned worker, uint64_t count)
 {
-    random_state = next(random_state);
-    return (random_state >> 32) * filled >> 32;
+    uint64_t state = worker_state[worker].random_state = next(worker_state[worker].random_state);
+    return (state >> 32) * count >> 32;
 }
 
-void pool_write_random(void)
+void pool_write_random(unsigned worker)
 {
-    if (filled == 0)
+    uint64_t mine = filled / workers + (worker < filled % workers);
+    if (mine == 0)
         return;
-    uint64_t page = random_page();
+    uint64_t page = random_of(worker, mine) * workers + worker;
     volatile uint64_t *word = pages + page * WORDS;
     word[1] = word[1] + 1;
     generations[page]++;
-    writes++;
+    worker_state[worker].writes++;
 }
 
 void pool_damage(void)
 {
     if (filled == 0)
         return;
-    volatile uint8_t *byte = (volatile uint8_t *)(pages + random_page() * WORDS);
-    byte[random_state % PAGE] ^= 0x40;
+    volatile uint8_t *byte = (volatile uint8_t *)(pages + random_of(0, filled) * WORDS);
+    byte[worker_state[0].random_state % PAGE] ^= 0x40;
 }
 
 static bool filled_page_good(uint64_t page)
@@ -143,5 +155,5 @@ void pool_verify(struct verdict *out)
             out->first_bad = page;
     }
     out->checked = page_count;
-    out->ok = out->bad == 0 && sum == writes;
+    out->ok = out->bad == 0 && sum == pool_writes();
 }

@@ -7,10 +7,19 @@
 
 static struct {
     uint64_t rate, hz, beat, pace, arrears;
-    uint64_t writes_until, next_beat, last_beat, max_gap, beats;
+    unsigned workers;
+    uint64_t next_beat, last_beat, max_gap, beats;
     bool beaten;
-    struct histogram touch;
+    /* Workers do nothing while it is set; how many stand still. */
+    unsigned hold, held;
 } run;
+
+/* What each worker has for itself. */
+static struct pacing {
+    uint64_t writes_until, tick;
+    unsigned marked;
+    struct histogram touch;
+} pacing[MAX_WORKERS];
 
 static void field(const char *name, uint64_t value)
 {
@@ -36,37 +45,90 @@ static void beat_if_due(uint64_t now)
     line_end();
 }
 
-static void write_what_is_due(uint64_t now)
+static void write_what_is_due(unsigned worker, uint64_t now)
 {
+    struct pacing *own = &pacing[worker];
+    uint64_t scale = run.hz * run.workers;
     if (run.rate == 0)
         return;
-    if (now - run.writes_until > run.arrears)
-        run.writes_until = now - run.arrears;
-    uint64_t due = (now - run.writes_until) * run.rate / run.hz;
-    run.writes_until += due * run.hz / run.rate;
+    if (now - own->writes_until > run.arrears)
+        own->writes_until = now - run.arrears;
+    uint64_t due = (now - own->writes_until) * run.rate / scale;
+    own->writes_until += due * scale / run.rate;
     uint64_t before = clock_ticks();
     while (due--) {
-        pool_write_random();
+        pool_write_random(worker);
         uint64_t after = clock_ticks();
-        histogram_add(&run.touch, after - before);
-        beat_if_due(after);
+        histogram_add(&own->touch, after - before);
+        if (worker == 0)
+            beat_if_due(after);
         before = clock_ticks();
     }
 }
 
-static void start_pacing(void)
+static void start_pacing(unsigned worker)
 {
-    uint64_t now = clock_ticks();
-    run.writes_until = now;
-    run.next_beat = now;
+    pacing[worker].writes_until = pacing[worker].tick = clock_ticks();
+}
+
+static void start_beats(void)
+{
+    run.next_beat = clock_ticks();
     run.beaten = false;
+}
+
+/* Works for one pace, and sleeps until the next or an earlier time. */
+static void work(unsigned worker, bool beats)
+{
+    struct pacing *own = &pacing[worker];
+    write_what_is_due(worker, clock_ticks());
+    worker_aside(worker);
+    uint64_t now = clock_ticks();
+    if ((int64_t)(now - own->tick) >= 0) {
+        own->tick += run.pace;
+        if ((int64_t)(now - own->tick) > 0)
+            own->tick = now;
+    }
+    bool beat_first = beats && (int64_t)(run.next_beat - own->tick) < 0;
+    clock_sleep_until(beat_first ? run.next_beat : own->tick);
+}
+
+void run_worker(unsigned worker)
+{
+    start_pacing(worker);
+    for (;;) {
+        if (__atomic_load_n(&run.hold, __ATOMIC_ACQUIRE)) {
+            __atomic_add_fetch(&run.held, 1, __ATOMIC_RELEASE);
+            while (__atomic_load_n(&run.hold, __ATOMIC_ACQUIRE))
+                clock_sleep_until(clock_ticks() + run.pace);
+            __atomic_sub_fetch(&run.held, 1, __ATOMIC_RELEASE);
+            start_pacing(worker);
+        }
+        if (__atomic_exchange_n(&pacing[worker].marked, 0, __ATOMIC_ACQUIRE))
+            histogram_reset(&pacing[worker].touch);
+        work(worker, false);
+    }
+}
+
+/* Has the other workers stand still or go on, and waits until they do. */
+static void hold(bool held)
+{
+    unsigned others = run.workers - 1;
+    __atomic_store_n(&run.hold, held, __ATOMIC_RELEASE);
+    while (__atomic_load_n(&run.held, __ATOMIC_ACQUIRE) != (held ? others : 0))
+        clock_sleep_until(clock_ticks() + run.pace);
 }
 
 static void verify(void)
 {
     struct verdict v;
+    static struct histogram touch;
+    hold(true);
     pool_verify(&v);
-    line_text(v.ok ? "verdict ok" : "verdict bad");
+    histogram_reset(&touch);
+    for (unsigned worker = 0; worker < run.workers; worker++)
+        histogram_merge(&touch, &pacing[worker].touch);
+    line_text(v.ok && aside_good() ? "verdict ok" : "verdict bad");
     field(" checked_pages=", v.checked);
     field(" bad_pages=", v.bad);
     line_text(" first_bad=");
@@ -77,17 +139,23 @@ static void verify(void)
     field(" writes=", pool_writes());
     field(" beats=", run.beats);
     field(" max_gap_us=", clock_us(run.max_gap));
-    field(" touch_us_p50=", clock_us(histogram_at(&run.touch, 500)));
-    field(" touch_us_p99=", clock_us(histogram_at(&run.touch, 990)));
-    field(" touch_us_max=", clock_us(run.touch.max));
+    field(" touch_us_p50=", clock_us(histogram_at(&touch, 500)));
+    field(" touch_us_p99=", clock_us(histogram_at(&touch, 990)));
+    field(" touch_us_max=", clock_us(touch.max));
+    field(" workers=", run.workers);
+    aside_fields();
     line_end();
-    start_pacing();
+    hold(false);
+    start_pacing(0);
+    start_beats();
 }
 
 static void mark(void)
 {
     run.max_gap = 0;
-    histogram_reset(&run.touch);
+    histogram_reset(&pacing[0].touch);
+    for (unsigned worker = 1; worker < run.workers; worker++)
+        __atomic_store_n(&pacing[worker].marked, 1, __ATOMIC_RELEASE);
     field("mark ", clock_us(clock_ticks()));
     line_end();
 }
@@ -111,33 +179,32 @@ void run_guest(const struct settings *settings)
 {
     run.hz = clock_hz();
     run.rate = settings->rate;
+    run.workers = settings->workers;
     run.beat = clock_ticks_of_us(settings->beat_us ? settings->beat_us : 1);
     run.pace = clock_ticks_of_us(PACE_US);
     run.arrears = clock_ticks_of_us(ARREARS_US);
     /* At a low rate a single write is further apart than that. */
-    if (run.rate != 0 && run.arrears < 2 * (run.hz / run.rate))
-        run.arrears = 2 * (run.hz / run.rate);
-    pool_open(settings->pool_start, settings->pool_end, settings->fill_pages, settings->seed);
+    if (run.rate != 0 && run.arrears < 2 * (run.hz * run.workers / run.rate))
+        run.arrears = 2 * (run.hz * run.workers / run.rate);
+    pool_open(settings->pool_start, settings->pool_end, settings->fill_pages, settings->seed,
+              run.workers);
     field("umem-guest 1 memory_pages=", pool_pages());
     field(" filled_pages=", pool_filled());
     field(" seed=", settings->seed);
+    field(" workers=", run.workers);
     line_end();
     uint64_t before = clock_ticks();
     pool_fill();
     field("ready fill_us=", clock_us(clock_ticks() - before));
     line_end();
-    start_pacing();
-    uint64_t tick = clock_ticks();
+    workers_start(run.workers);
+    start_pacing(0);
+    start_beats();
     for (;;) {
-        write_what_is_due(clock_ticks());
         beat_if_due(clock_ticks());
         int byte = console_poll();
         if (byte >= 0)
             obey(byte);
-        uint64_t now = clock_ticks();
-        tick += run.pace;
-        if ((int64_t)(now - tick) > 0)
-            tick = now;
-        clock_sleep_until((int64_t)(run.next_beat - tick) < 0 ? run.next_beat : tick);
+        work(0, true);
     }
 }

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "guest.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/reboot.h>
@@ -84,4 +85,37 @@ void power_off(void)
     tcdrain(STDOUT_FILENO); /* power-off waits for no terminal: the last words would be lost */
     reboot(RB_POWER_OFF);
     exit(0); /* not root: ending is all that is left */
+}
+
+static void *worker_main(void *number)
+{
+    run_worker((unsigned)(uintptr_t)number);
+    return NULL;
+}
+
+void workers_start(unsigned count)
+{
+    for (unsigned worker = 1; worker < count; worker++) {
+        pthread_t thread;
+        int error = pthread_create(&thread, NULL, worker_main, (void *)(uintptr_t)worker);
+        if (error != 0) {
+            fprintf(stderr, "umem-guest cannot start thread %u: error %d\n", worker, error);
+            power_off();
+        }
+    }
+}
+
+/* What harts do to each other is the kernel's business here. */
+void worker_aside(unsigned worker)
+{
+    (void)worker;
+}
+
+bool aside_good(void)
+{
+    return true;
+}
+
+void aside_fields(void)
+{
 }

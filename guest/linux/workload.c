@@ -64,6 +64,7 @@ int main(int count, char **words)
         return 1;
     }
     raw_console();
+    uint64_t threads = argument(count, words, "threads", 1);
     struct settings settings = {
         .pool_start = (uint64_t)(uintptr_t)pool,
         .pool_end = (uint64_t)(uintptr_t)pool + bytes,
@@ -71,6 +72,7 @@ int main(int count, char **words)
         .seed = argument(count, words, "seed", 1),
         .rate = argument(count, words, "rate", 2000),
         .beat_us = argument(count, words, "beat_us", 10000),
+        .workers = threads < 1 ? 1 : threads < MAX_WORKERS ? (unsigned)threads : MAX_WORKERS,
     };
     run_guest(&settings);
 }

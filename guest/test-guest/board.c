@@ -81,6 +81,8 @@ bool board_read(const void *tree, struct board *out)
             at = (at + 4) & ~3u;
             if (++depth == 1)
                 place = place_of(name);
+            else if (depth == 2 && place == CPUS && node_named(name, "cpu"))
+                out->harts++;
         } else if (token == END_NODE) {
             if (depth-- == 1)
                 place = ELSEWHERE;

@@ -1,12 +1,21 @@
 #include "guest.h"
 #include "machine.h"
 
+#define SSIP (1ul << 1)
+#define STIP (1ul << 5)
+
 static uint64_t hz;
+
+/* Both end a wfi; with sstatus.SIE clear neither traps. */
+void clock_open_hart(void)
+{
+    __asm__ volatile("csrw sie, %0" ::"r"(STIP | SSIP));
+}
 
 void clock_open(uint64_t timebase_hz)
 {
     hz = timebase_hz;
-    __asm__ volatile("csrs sie, %0" ::"r"(1ul << 5)); /* STIE: lets the timer end a wfi */
+    clock_open_hart();
 }
 
 uint64_t clock_hz(void)
@@ -31,12 +40,17 @@ uint64_t clock_ticks_of_us(uint64_t us)
     return us / 1000000 * hz + us % 1000000 * hz / 1000000;
 }
 
-/* Interrupts stay disabled: a pending one still ends wfi. */
+/* Early when another hart rings. */
 void clock_sleep_until(uint64_t tick)
 {
     if ((int64_t)(tick - clock_ticks()) <= 0)
         return;
     sbi_set_timer(tick);
-    while ((int64_t)(tick - clock_ticks()) > 0)
+    while ((int64_t)(tick - clock_ticks()) > 0) {
+        uint64_t pending;
+        __asm__ volatile("csrr %0, sip" : "=r"(pending));
+        if (pending & SSIP)
+            return;
         __asm__ volatile("wfi" ::: "memory");
+    }
 }

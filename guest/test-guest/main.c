@@ -27,7 +27,6 @@ static void forget_tree(const struct board *board)
 
 void guest_main(uint64_t hart, const void *tree)
 {
-    (void)hart;
     static struct board board;
     console_open();
     if (!board_read(tree, &board)) {
@@ -37,9 +36,16 @@ void guest_main(uint64_t hart, const void *tree)
         return;
     }
     clock_open(board.timebase_hz);
+    harts_open(hart, board.harts);
     uint64_t end = (board.ram_base + board.ram_bytes) & ~(PAGE - 1);
     mmu_open(end);
     forget_tree(&board);
+    unsigned workers = board.harts < MAX_WORKERS ? board.harts : MAX_WORKERS;
+    uint64_t litmus_runs = board_argument(&board, "litmus", 0);
+    if (litmus_runs != 0) {
+        litmus(workers, litmus_runs);
+        power_off();
+    }
     struct settings settings = {
         .pool_start = (uint64_t)(uintptr_t)image_end,
         .pool_end = end,
@@ -47,6 +53,7 @@ void guest_main(uint64_t hart, const void *tree)
         .seed = board_argument(&board, "seed", 1),
         .rate = board_argument(&board, "rate", 2000),
         .beat_us = board_argument(&board, "beat_us", 1000),
+        .workers = workers,
     };
     run_guest(&settings);
 }

@@ -21,7 +21,28 @@ _start:
 3:  wfi
     j 3b
 
-/* The only interrupt we enable is the timer's, and only across wfi with sstatus.SIE clear, so a trap
+/* Entry of a hart that was started: a0 = hart id, a1 = its struct entry in harts.c. */
+    .globl hart_entry
+hart_entry:
+    .option push
+    .option norelax
+    la gp, __global_pointer$
+    .option pop
+    csrw sie, zero
+    ld sp, 0(a1)
+    ld t0, 8(a1)
+    sfence.vma
+    csrw satp, t0
+    sfence.vma
+    la t0, trap
+    csrw stvec, t0
+    ld t0, 16(a1)
+    ld a0, 24(a1)
+    jalr t0
+5:  wfi
+    j 5b
+
+/* The interrupts that we enable only end a wfi, with sstatus.SIE clear, so a trap
    that comes here is a fault of ours: say so and stop. */
     .balign 4
 trap:

@@ -17,7 +17,7 @@ mod vm;
 
 pub use lab::{Lab, PATIENCE, until};
 pub use monitor::{Qmp, Text};
-pub use program::{linux, program, test_guest};
+pub use program::{linux, linux_workload, program, test_guest};
 pub use proxy::{Cut, Proxy, Recorded, Role};
 pub use serial::{Beat, Line, Serial};
 pub use shell::Shell;

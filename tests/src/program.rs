@@ -52,3 +52,9 @@ pub fn linux(name: &str) -> PathBuf {
     assert!(path.exists(), "{} is missing: run cargo xtask guest", path.display());
     path
 }
+
+/// Kernel arguments with which Linux runs the workload: so many MiB filled, pages written a second.
+#[must_use]
+pub fn linux_workload(fill_mib: u32, rate: u32, seed: u32) -> String {
+    format!("umem.mode=workload umem.fill_mib={fill_mib} umem.rate={rate} umem.seed={seed}")
+}

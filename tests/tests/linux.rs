@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 use umem_tests::moving::{accept, complete};
-use umem_tests::{Builder, Lab, Shell, Vm, linux, program, until};
+use umem_tests::{Builder, Lab, Shell, Vm, linux, linux_workload, program, until};
 
 const LISTEN: &str = "-m 256M -postcopy -incoming tcp:127.0.0.1:0";
 const DISK_MIB: u64 = 24;
@@ -110,8 +110,7 @@ fn files_and_disks_stay_as_they_are_for_an_ordinary_user_in_a_precopy() {
 fn workload_moves(seed: u32, fault: &str) {
     let lab = Lab::new();
     let mut destination = lab.vm("b", &format!("{LISTEN} -postcopy-fault {fault}")).start();
-    let arguments = format!("umem.mode=workload umem.fill_mib=96 umem.rate=3000 umem.seed={seed}");
-    let mut source = lab.vm("a", "-m 256M").linux(&arguments).start();
+    let mut source = lab.vm("a", "-m 256M").linux(&linux_workload(96, 3000, seed)).start();
     source.serial.wait_line(0, "ready ");
     source.serial.wait_beats(20);
     let uri = destination.address();
@@ -134,8 +133,7 @@ fn workload_moves(seed: u32, fault: &str) {
 fn workload_moves_in_rounds(seed: u32, listen: &str, command: &str) {
     let lab = Lab::new();
     let mut destination = lab.vm("b", &format!("-m 256M {listen} tcp:127.0.0.1:0")).start();
-    let arguments = format!("umem.mode=workload umem.fill_mib=96 umem.rate=3000 umem.seed={seed}");
-    let mut source = lab.vm("a", "-m 256M").linux(&arguments).start();
+    let mut source = lab.vm("a", "-m 256M").linux(&linux_workload(96, 3000, seed)).start();
     source.serial.wait_line(0, "ready ");
     source.serial.wait_beats(20);
     accept(&mut source, "migrate_set_parameter max-bandwidth 100M");

@@ -22,7 +22,7 @@ const FLAGS: [&str; 22] = [
     "-no-pie",
     "-fno-pie",
     "-O2",
-    "-march=rv64imac_zicsr",
+    "-march=rv64imac_zicsr_zifencei",
     "-mabi=lp64",
     "-mcmodel=medany",
     "-Wall",

@@ -73,7 +73,8 @@ fn stamp() -> Result<String> {
 
 fn compile_workload(to: &Path) -> Result<()> {
     let root = paths::root().join("guest");
-    let mut command = run::command(COMPILER.0, ["-std=gnu11", "-O2", "-static", "-s", "-Wall"]);
+    let mut command =
+        run::command(COMPILER.0, ["-std=gnu11", "-O2", "-pthread", "-static", "-s", "-Wall"]);
     command.args(["-Wextra", "-Werror", "-I../common", "-o"]).arg(to);
     command.args(guest::sources(&root.join("linux"))?).args(guest::sources(&root.join("common"))?);
     run::output(command.current_dir(root.join("linux"))).map(drop)

@@ -34,8 +34,9 @@ pub use dirty::HartWrites;
 pub use hart::{Hart, HartConfig};
 
 /// The instruction set, as in the device tree's `riscv,isa`.
-pub const ISA: &str = "rv64imafdc_zicntr_zicsr_zifencei";
+pub const ISA: &str = "rv64imafdc_zicntr_zicsr_zifencei_zihintpause";
 /// The instruction set's extensions, as in the device tree's `riscv,isa-extensions`.
-pub const ISA_EXTENSIONS: &[&str] = &["i", "m", "a", "f", "d", "c", "zicntr", "zicsr", "zifencei"];
+pub const ISA_EXTENSIONS: &[&str] =
+    &["i", "m", "a", "f", "d", "c", "zicntr", "zicsr", "zifencei", "zihintpause"];
 /// The deepest page tables, as in the device tree's `mmu-type`.
 pub const MMU_TYPE: &str = "riscv,sv48";

@@ -410,3 +410,21 @@ impl Body {
         self.entry = VmEntry::Sbi { error, value };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vcpu_saved_before_harts_could_be_off_is_on() {
+        let old = encode_body("vcpu0", &SavedVcpu1 { state: vec![1, 2], lines: 2 }).unwrap();
+        let new = SavedVcpu::decode("vcpu0", 1, &old).unwrap();
+        assert_eq!(new, SavedVcpu { state: vec![1, 2], lines: 2, power: Power::Started });
+        for power in [Power::Stopped, Power::Starting { pc: 2, argument: 3 }] {
+            let saved = SavedVcpu { state: vec![], lines: 0, power };
+            let body = encode_body("vcpu1", &saved).unwrap();
+            assert_eq!(SavedVcpu::decode("vcpu1", 2, &body).unwrap(), saved);
+        }
+        assert!(SavedVcpu::decode("vcpu0", 2, &old).is_err());
+    }
+}

@@ -58,7 +58,11 @@ pub(crate) struct Options {
     /// RAM of the guest: 1G, 512M, or a number of MiB
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = memory_size)]
     pub(super) memory: u64,
-    /// Random pages that the guest writes in a second; 0: none
+    /// vCPUs of the guest; each writes pages of its own
+    #[arg(long, value_name = "NUMBER", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=32))]
+    pub(super) vcpus: u32,
+    /// Random pages that the guest writes in a second, all vCPUs together; 0: none
     #[arg(long, value_name = "PAGES", default_value_t = 2000)]
     pub(super) dirty_rate: u64,
     /// What the memory's content follows from; chosen at random by default
@@ -166,7 +170,8 @@ impl Options {
     }
 
     fn machine_options(&self) -> Vec<OsString> {
-        ["-machine", "virt,accel=tcg", "-monitor", "none", "-m", &format!("{}b", self.memory)]
+        let (memory, vcpus) = (format!("{}b", self.memory), self.vcpus.to_string());
+        ["-machine", "virt,accel=tcg", "-monitor", "none", "-m", &memory, "-smp", &vcpus]
             .map(OsString::from)
             .into()
     }
@@ -174,7 +179,7 @@ impl Options {
     /// The source's options; the embedded guest's image is written into `folder`.
     pub(super) fn guest_options(&self, folder: &Path, seed: u64) -> anyhow::Result<Vec<OsString>> {
         let mut options = self.machine_options();
-        let Self { fill, dirty_rate, .. } = self;
+        let Self { fill, dirty_rate, vcpus, .. } = self;
         let append = if self.linux {
             for file in [&self.kernel, &self.initrd] {
                 anyhow::ensure!(
@@ -188,7 +193,7 @@ impl Options {
             let fill_mib = (self.memory >> 20) * fill / 100;
             format!(
                 "console=ttyS0 quiet umem.mode=workload umem.seed={seed} umem.fill_mib={fill_mib} \
-                 umem.rate={dirty_rate} umem.beat_us=10000"
+                 umem.rate={dirty_rate} umem.beat_us=10000 umem.threads={vcpus}"
             )
         } else {
             let image = folder.join("guest.elf");

@@ -18,6 +18,14 @@ pub(crate) struct Verdict {
     pub(crate) touch_us_p50: u64,
     pub(crate) touch_us_p99: u64,
     pub(crate) touch_us_max: u64,
+    /// Harts or threads that write.
+    pub(crate) workers: u64,
+    /// Inter-processor interrupts that arrived, one after the other; bare metal only.
+    pub(crate) tokens: u64,
+    /// Remote fences that were done.
+    pub(crate) fences: u64,
+    /// How often a hart saw what was there before a fence.
+    pub(crate) stale: u64,
 }
 
 /// One line of the guest.
@@ -91,6 +99,10 @@ fn verdict(word: &str, fields: &Fields<'_>) -> Option<Verdict> {
         touch_us_p50: fields.number("touch_us_p50")?,
         touch_us_p99: fields.number("touch_us_p99")?,
         touch_us_max: fields.number("touch_us_max")?,
+        workers: fields.number("workers")?,
+        tokens: fields.number("tokens").unwrap_or(0),
+        fences: fields.number("fences").unwrap_or(0),
+        stale: fields.number("stale").unwrap_or(0),
     })
 }
 
@@ -128,7 +140,8 @@ mod tests {
         assert_eq!(parse("bye"), Some(GuestLine::Bye));
         let failed = "umem-guest too little memory".to_owned();
         assert_eq!(parse(&failed), Some(GuestLine::Failed(failed)));
-        let tail = "writes=9 beats=8 max_gap_us=7 touch_us_p50=1 touch_us_p99=2 touch_us_max=3";
+        let tail =
+            "writes=9 beats=8 max_gap_us=7 touch_us_p50=1 touch_us_p99=2 touch_us_max=3 workers=2";
         let bad = format!("verdict bad checked_pages=10 bad_pages=1 first_bad=4 {tail}");
         let Some(GuestLine::Verdict(verdict)) = parse(&bad) else { panic!() };
         assert_eq!((verdict.ok, verdict.bad_pages, verdict.first_bad), (false, 1, Some(4)));

@@ -201,6 +201,17 @@ impl Report {
                 verdict.writes
             ),
         );
+        if verdict.workers > 1 {
+            let mut vcpus = verdict.workers.to_string();
+            if verdict.tokens > 0 {
+                let _ = write!(
+                    vcpus,
+                    "; {} inter-processor interrupts and {} remote fences, {} of them not in time",
+                    verdict.tokens, verdict.fences, verdict.stale
+                );
+            }
+            line("vcpus", vcpus);
+        }
         line("verified", if self.verified { "yes" } else { "NO" }.to_owned());
         text
     }

@@ -216,9 +216,13 @@ fn register_word(f: Fields) -> Option<Op> {
     Some(f.register(code))
 }
 
+/// PAUSE of Zihintpause: a FENCE that orders nothing.
+const PAUSE: u32 = 0x0100_000f;
+
 // Unused fields are ignored: "base implementations shall ignore these fields".
 fn fence(f: Fields) -> Option<Op> {
     match f.funct3() {
+        0 if f.word == PAUSE => Some(Op::new(Code::Pause, SINK, 0, 0, 0)),
         0 => Some(Op::new(Code::Fence, SINK, 0, 0, 0)),
         1 => Some(Op::new(Code::FenceI, SINK, 0, 0, 0)),
         _ => None,

@@ -19,7 +19,7 @@ pub(crate) enum Code {
     Addiw, Slliw, Srliw, Sraiw, Addw, Subw, Sllw, Srlw, Sraw,
     Mul, Mulh, Mulhsu, Mulhu, Div, Divu, Rem, Remu,
     Mulw, Divw, Divuw, Remw, Remuw,
-    Fence,
+    Fence, Pause,
     // The block goes on at the following instruction, in another block.
     Next,
     // Atomics.

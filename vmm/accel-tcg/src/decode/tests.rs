@@ -59,3 +59,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn pause_is_told_from_fences() {
+    assert_eq!(decode(0x0100_000f).code, Code::Pause);
+    for fence in [0x0ff0_000f, 0x0330_000f, 0x0110_000f, 0x0100_008f] {
+        assert_eq!(decode(fence).code, Code::Fence, "{fence:#x}");
+    }
+}

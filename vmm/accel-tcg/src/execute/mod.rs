@@ -193,6 +193,8 @@ fn run_block(cpu: &mut Cpu, block: &Block) -> Flow {
             }
             Next => leave!(base.wrapping_add(block.bytes.into())),
             Fence => std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst),
+            // What the guest waits for in a loop, another hart does: perhaps on this host CPU.
+            Pause => std::thread::yield_now(),
             FenceI | Ecall | Ebreak | Sret | Wfi | SfenceVma | Illegal | Csrrw | Csrrs | Csrrc
             | Csrrwi | Csrrsi | Csrrci => {
                 cpu.pc = base.wrapping_add(op.offset.into());
