@@ -2,7 +2,7 @@
 
 use crate::uffd::OpenError;
 use std::io;
-use umem_memory::{PageIndex, PageRange, RamError};
+use umem_memory::{MemoryKind, PageIndex, PageRange, RamError};
 
 /// What goes wrong with a fault plane.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +19,12 @@ pub enum FaultError {
     /// Pages cannot be placed as asked for.
     #[error("pages cannot be placed through a file: {0}; leave -postcopy-flags out")]
     Placement(&'static str),
+    /// Memory whose missing pages nobody can wait for.
+    #[error(
+        "memory in {0} cannot receive pages while its guest runs; use memory-backend-ram or -memfd, or a file on \
+         tmpfs or hugetlbfs"
+    )]
+    Kind(MemoryKind),
     /// The kernel does not watch this memory.
     #[error("cannot watch {bytes} bytes of memory for missing pages: {error}")]
     Register {

@@ -37,8 +37,12 @@ impl Run<'_> {
                 }
             },
         };
+        let run_done = PageRange::new(run.start, done);
+        let mut failure = failure;
         for (at, page) in (0..).zip(run.pages()) {
-            if at < done {
+            if at < done && self.plane.granules.is_some() {
+                // Until its granule is whole.
+            } else if at < done {
                 table.finish_install(page, self.arrival);
                 let waited = self.plane.note_arrival(page, self.arrival);
                 if waited && self.arrival == Arrival::Present && self.plane.place.in_cache() {
@@ -48,8 +52,14 @@ impl Run<'_> {
                 table.abort_install(page);
             }
         }
+        if let Some(granules) = &self.plane.granules
+            && done > 0
+            && let Err(error) = self.plane.granules_written(granules, run_done, self.arrival)
+        {
+            failure = Some(error);
+        }
         if done > 0 {
-            (self.placed)(PageRange::new(run.start, done));
+            (self.placed)(run_done);
         }
         failure.map_or(Ok(()), Err)
     }
@@ -180,15 +190,24 @@ pub(crate) fn unreadable(
     range: PageRange,
     placed: &dyn Fn(PageRange),
 ) -> Result<Installed, FaultError> {
-    use crate::uffd::Features;
-    let shift = plane.regions.page_size().shift();
-    each_run(plane, range, Arrival::Poisoned, placed, |uffd, address, run| {
-        if !uffd.features().contains(Features::POISON) {
-            log::warn!("this kernel cannot make pages fail: {} pages stay absent", run.count);
-            return Ok(());
-        }
-        uffd.poison(address, run.count << shift)
+    each_run(plane, range, Arrival::Poisoned, placed, |_, _, run| match plane.granules {
+        None => poison(plane, run),
+        // With the rest of its granule.
+        Some(_) => Ok(()),
     })
+}
+
+/// Makes pages fail for whoever touches them, where the kernel can.
+pub(crate) fn poison(plane: &FaultPlane, run: PageRange) -> Result<(), Partial> {
+    use crate::uffd::Features;
+    let failed = |error| Partial { done: 0, error };
+    let uffd = plane.uffd().map_err(|_| failed(Errno::BADF))?;
+    if !uffd.features().contains(Features::POISON) {
+        log::warn!("this kernel cannot make pages fail: {} pages stay absent", run.count);
+        return Ok(());
+    }
+    let address = plane.regions.address(run).ok_or_else(|| failed(Errno::INVAL))?;
+    uffd.poison(address, run.count << plane.regions.page_size().shift())
 }
 
 /// Fills a discarded page with zeroes, unless another thread is at it.

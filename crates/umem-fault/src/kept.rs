@@ -1,6 +1,7 @@
 //! Pages that came before they were watched, and pages that are taken away again.
 
 use crate::error::FaultError;
+use crate::granules::Granules;
 use crate::placement::{Place, Placement};
 use crate::plane::FaultPlane;
 use crate::regions::Regions;
@@ -58,7 +59,9 @@ impl FaultPlane {
         missing.and_not(placed);
         ram.drop_runs(missing.runs())?;
         let table = PageTable::with_present(placed);
-        let plane = Self::new(uffd, regions, table, place, Some(ram.clone()));
+        let mut plane = Self::new(uffd, regions, table, place, Some(ram.clone()));
+        plane.granules = Granules::of_ram(ram, placed);
+        plane.hide_parts(ram, placed)?;
         if !plane.place.in_cache() {
             plane.map_zeroes(ram, placed)?;
         }
@@ -130,6 +133,9 @@ impl FaultPlane {
         }
         // Closed, memory is no longer watched: it would read as zeroes.
         let _watched = self.uffd()?;
+        if let Some(granules) = &self.granules {
+            return self.withdraw_parts(granules, ram, ranges);
+        }
         let mut begun: Vec<PageRange> = Vec::new();
         let mut busy = None;
         for page in ranges.iter().flat_map(|range| range.pages()) {

@@ -2,6 +2,7 @@
 //! the guest runs; writes that the kernel notes.
 
 mod error;
+mod granules;
 mod install;
 mod interrupt;
 mod kept;

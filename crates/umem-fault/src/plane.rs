@@ -1,6 +1,7 @@
 //! The fault plane: from "this page is missing" to "it is here".
 
 use crate::error::FaultError;
+use crate::granules::Granules;
 use crate::outstanding::Outstanding;
 use crate::placement::{Place, Placement};
 use crate::reader::Reader;
@@ -48,6 +49,8 @@ pub struct FaultPlane {
     pub(crate) table: PageTable,
     pub(crate) regions: Regions,
     pub(crate) place: Place,
+    /// Where host pages are larger than pages.
+    pub(crate) granules: Option<Granules>,
     /// The memory, where it is this process's own.
     pub(crate) ram: Option<GuestRam>,
     /// Gone once the plane is closed or released.
@@ -129,6 +132,7 @@ impl FaultPlane {
             table,
             regions,
             place,
+            granules: None,
             ram,
             uffd: RwLock::new(Some(Arc::new(uffd))),
             gone: Mutex::default(),
@@ -207,8 +211,15 @@ impl FaultPlane {
             return Waited::Present;
         }
         let started = Instant::now();
-        let fetch = |page: &PageIndex| self.claim(*page) == Claim::Fetch;
-        let wanted: Vec<_> = pages.iter().copied().filter(fetch).collect();
+        let mut wanted = Vec::new();
+        for &page in pages {
+            match self.claim(page) {
+                Claim::Present | Claim::Poisoned => continue,
+                Claim::Fetch => wanted.push(page),
+                Claim::Wait | Claim::Zero => {}
+            }
+            self.claim_rest(page, &mut wanted);
+        }
         self.request(&wanted);
         for &page in pages {
             if self.table.is_present(page) {

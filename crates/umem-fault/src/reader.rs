@@ -81,29 +81,36 @@ fn take_faults(plane: &FaultPlane, uffd: &Userfaultfd, events: &[FaultEvent]) {
     };
     let pages: Vec<_> = events.iter().filter_map(page_of).collect();
     plane.outstanding.note(&pages, now);
-    let needed = |page: &PageIndex| match plane.claim(*page) {
-        Claim::Fetch => true,
-        Claim::Wait | Claim::Zero => false,
+    // Whether it must be asked for; nothing of one that will not come or is there.
+    let needed = |page: PageIndex| match plane.claim(page) {
+        Claim::Fetch => Some(true),
+        Claim::Wait | Claim::Zero => Some(false),
         Claim::Present => {
             // It came between the touch and now: the install may have woken too early.
             if plane.place.in_cache() {
-                plane.map_present(*page);
+                plane.map_present(page);
             } else {
-                wake(plane, uffd, *page);
+                wake(plane, uffd, page);
             }
-            plane.note_arrival(*page, Arrival::Present);
-            false
+            plane.note_arrival(page, Arrival::Present);
+            None
         }
         Claim::Poisoned => {
             // Where the page was made to fail, looking again ends in the error.
             if uffd.features().contains(Features::POISON) {
-                wake(plane, uffd, *page);
+                wake(plane, uffd, page);
             }
-            plane.note_arrival(*page, Arrival::Poisoned);
-            false
+            plane.note_arrival(page, Arrival::Poisoned);
+            None
         }
     };
-    let wanted: Vec<_> = pages.into_iter().filter(needed).collect();
+    let mut wanted = Vec::new();
+    for page in pages {
+        if let Some(fetch) = needed(page) {
+            wanted.extend(fetch.then_some(page));
+            plane.claim_rest(page, &mut wanted);
+        }
+    }
     plane.request(&wanted);
 }
 

@@ -18,6 +18,7 @@ use umem_memory::{
 
 mod cache;
 mod ends;
+mod granules;
 mod kept;
 mod ways;
 
@@ -25,7 +26,7 @@ const PAGE: u64 = PageSize::SMALL.bytes();
 const PAGES: u64 = 256;
 const BASE: u64 = 0x8000_0000;
 
-fn ram(backend: Backend) -> GuestRam {
+fn ram(backend: &Backend) -> GuestRam {
     // Two blocks, so that runs end where one does.
     let spec = |name: &str, first: u64, pages: u64| RamBlockSpec {
         name: name.into(),
@@ -158,7 +159,7 @@ fn run_guest(plane: &Arc<FaultPlane>, ram: &GuestRam, threads: u64) -> u64 {
 
 #[test]
 fn one_guest_thread_or_sixteen_find_every_page_right_and_each_is_installed_once() {
-    for backend in [Backend::Anonymous, Backend::Memfd] {
+    for backend in &[Backend::Anonymous, Backend::Memfd] {
         for threads in [1, 16] {
             let ram = ram(backend);
             ram.write_at(GuestAddress(BASE), &[0xff; 10 * PAGE as usize]).unwrap();
@@ -177,7 +178,7 @@ fn one_guest_thread_or_sixteen_find_every_page_right_and_each_is_installed_once(
 
 #[test]
 fn an_ordinary_user_s_userfaultfd_does_the_same() {
-    let ram = ram(Backend::Anonymous);
+    let ram = ram(&Backend::Anonymous);
     let uffd = Userfaultfd::open_user_mode_only().unwrap();
     assert!(uffd.user_mode_only());
     let plane = FaultPlane::for_ram_with(&ram, uffd, Placement::default()).unwrap();

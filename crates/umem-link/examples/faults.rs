@@ -26,7 +26,8 @@ const PAGE: u64 = PageSize::SMALL.bytes();
 
 fn ram(bytes: u64) -> GuestRam {
     let spec = RamBlockSpec { name: "ram".into(), guest_address: GuestAddress(BASE), bytes };
-    GuestRam::new(RamLayout::new(PageSize::SMALL, vec![spec]).unwrap(), Backend::Anonymous).unwrap()
+    GuestRam::new(RamLayout::new(PageSize::SMALL, vec![spec]).unwrap(), &Backend::Anonymous)
+        .unwrap()
 }
 
 fn machine() -> MachineDescription {

@@ -1,16 +1,20 @@
 //! A VM's RAM: its blocks mapped into this process.
 
 use crate::dirty::{BlockMarks, Marks};
-use crate::{GuestAddress, PageIndex, PageRange, RamLayout};
+use crate::{GuestAddress, PageIndex, PageRange, PageSize, RamBlock, RamLayout};
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use vm_memory::{Bytes, GuestRegionMmap};
 
+mod backend;
 mod mapping;
 mod pages;
+mod pool;
+pub use backend::{Backend, MemoryKind};
 pub use mapping::FrozenRam;
 use mapping::Mapping;
+pub use pool::{HugePages, huge_page_pool, huge_pages};
 
 #[cfg(test)]
 mod tests;
@@ -18,15 +22,6 @@ mod tests;
 /// Guest memory as the virtio crates want it. Writes through it are noted by
 /// [`GuestRam::host_writes`]; those through a pointer taken from it are not.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<BlockMarks>;
-
-/// What RAM is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Backend {
-    /// Private anonymous memory.
-    Anonymous,
-    /// Shared memory without a name, which other processes can be given.
-    Memfd,
-}
 
 /// RAM that cannot be had, or not be used as asked.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +33,40 @@ pub enum RamError {
         bytes: u64,
         /// The host's.
         host: u64,
+    },
+    /// A block that is no whole number of the host's pages.
+    #[error(
+        "RAM block {name:?} of {bytes} bytes is no whole number of pages of {page_bytes} bytes; use {suggestion}"
+    )]
+    HostPage {
+        /// Name of the block.
+        name: String,
+        /// Its size.
+        bytes: u64,
+        /// Size of the pages that it is made of.
+        page_bytes: u64,
+        /// The next size that would do.
+        suggestion: u64,
+    },
+    /// Not enough huge pages.
+    #[error(
+        "RAM block {name:?} needs {needed} huge pages of {page_kib} KiB, of which this host has {free} free \
+         (of {total}); set {more} aside with: echo {all} > {pool}/nr_hugepages",
+        more = needed.saturating_sub(*free), all = total + needed.saturating_sub(*free)
+    )]
+    HugePages {
+        /// Name of the block.
+        name: String,
+        /// Pages that it needs.
+        needed: u64,
+        /// Pages that there are and nobody has.
+        free: u64,
+        /// Pages that there are.
+        total: u64,
+        /// Their size, KiB.
+        page_kib: u64,
+        /// Where the host's administrator sets them aside.
+        pool: String,
     },
     /// The kernel gave no memory of this size.
     #[error("cannot map RAM block {name:?} of {bytes} bytes: {reason}")]
@@ -97,6 +126,8 @@ pub enum RamError {
 
 struct Inner {
     layout: RamLayout,
+    kind: MemoryKind,
+    host_page: PageSize,
     memory: GuestMemory,
     /// One a block, in the order of the layout.
     mappings: Vec<Mapping>,
@@ -120,7 +151,7 @@ impl GuestRam {
     ///
     /// # Errors
     /// When the kernel refuses a mapping of the size.
-    pub fn new(layout: RamLayout, backend: Backend) -> Result<Self, RamError> {
+    pub fn new(layout: RamLayout, backend: &Backend) -> Result<Self, RamError> {
         let (bytes, host) = (layout.page_size().bytes(), rustix::param::page_size() as u64);
         if bytes < host {
             return Err(RamError::PageSize { bytes, host });
@@ -128,6 +159,7 @@ impl GuestRam {
         let marks = Marks::new(layout.total_pages(), layout.page_size().shift());
         let mut mappings = Vec::with_capacity(layout.blocks().len());
         let mut regions = Vec::with_capacity(layout.blocks().len());
+        let (mut kind, mut host_page) = (MemoryKind::Anonymous, layout.page_size());
         for block in layout.blocks() {
             let failed = |reason: String| RamError::Map {
                 name: block.name.clone(),
@@ -135,8 +167,12 @@ impl GuestRam {
                 reason,
             };
             let block_marks = BlockMarks::new(marks.clone(), block.first_page);
-            let mapping = Mapping::new(block, backend, block_marks)
-                .map_err(|error| failed(error.to_string()))?;
+            (kind, host_page) = backend.kind().map_err(|error| failed(error.to_string()))?;
+            check_host_page(block, host_page)?;
+            let opened = backend.open(block.bytes()).map_err(|error| failed(error.to_string()))?;
+            let mapping = Mapping::new(block, opened, block_marks).map_err(|error| {
+                no_huge_pages(block, kind, host_page).unwrap_or_else(|| failed(error.to_string()))
+            })?;
             let region = GuestRegionMmap::with_arc(mapping.region(), block.guest_address)
                 .ok_or_else(|| failed("it ends behind the address space".into()))?;
             mappings.push(mapping);
@@ -147,7 +183,27 @@ impl GuestRam {
             bytes: layout.total_bytes(),
             reason: error.to_string(),
         })?;
-        Ok(Self { inner: Arc::new(Inner { layout, memory, mappings, marks }) })
+        Ok(Self { inner: Arc::new(Inner { layout, kind, host_page, memory, mappings, marks }) })
+    }
+
+    /// What the kernel has made it of.
+    #[must_use]
+    pub fn kind(&self) -> MemoryKind {
+        self.inner.kind
+    }
+
+    /// Size of the pages that the host has it in: what the kernel maps, watches and gives back at once. At
+    /// least a page of the layout.
+    #[must_use]
+    pub fn host_page(&self) -> PageSize {
+        self.inner.host_page
+    }
+
+    /// The pages of the layout that lie in one host page with this one.
+    #[must_use]
+    pub fn granule_of(&self, page: PageIndex) -> PageRange {
+        let shift = self.host_page().shift() - self.layout().page_size().shift();
+        PageRange::new(PageIndex(page.0 >> shift << shift), 1 << shift)
     }
 
     pub(crate) fn marks(&self) -> &Arc<Marks> {
@@ -192,6 +248,31 @@ impl GuestRam {
         mapping
             .put_in_file(offset, bytes)
             .map_err(|source| RamError::System { what: "fill the file of", source })
+    }
+
+    /// Has pages of one block in the memory's file, with what they hold there, as zeroes if nothing was:
+    /// for pages of which nothing arrived but zeroes.
+    ///
+    /// # Errors
+    /// As [`Self::put_in_file`].
+    pub fn touch_in_file(&self, range: PageRange) -> Result<(), RamError> {
+        let (mapping, offset) = self.run(range)?;
+        mapping
+            .touch_in_file(offset)
+            .map_err(|source| RamError::System { what: "fill the file of", source })
+    }
+
+    /// Takes pages of one block out of this process's map. What they hold stays in the memory's file, and
+    /// the next touch maps them again.
+    ///
+    /// # Errors
+    /// When there are no such pages, there is no file, or the kernel refuses.
+    pub fn unmap(&self, range: PageRange) -> Result<(), RamError> {
+        let (mapping, offset) = self.run(range)?;
+        let bytes = range.count << self.layout().page_size().shift();
+        mapping
+            .unmap(offset, bytes)
+            .map_err(|source| RamError::System { what: "unmap a part of", source })
     }
 
     /// The mapping of pages of one block, and where they begin in it.
@@ -280,6 +361,30 @@ impl GuestRam {
             .try_for_each(act)
             .map_err(|source| RamError::System { what, source })
     }
+}
+
+/// Host pages cannot be shared between blocks, or end in the middle.
+fn check_host_page(block: &RamBlock, page: PageSize) -> Result<(), RamError> {
+    let (bytes, page_bytes) = (block.bytes(), page.bytes());
+    if bytes.is_multiple_of(page_bytes) {
+        return Ok(());
+    }
+    let suggestion = bytes.checked_next_multiple_of(page_bytes).unwrap_or(page_bytes);
+    Err(RamError::HostPage { name: block.name.clone(), bytes, page_bytes, suggestion })
+}
+
+/// What is to be said when huge pages are what was missing.
+fn no_huge_pages(block: &RamBlock, kind: MemoryKind, page: PageSize) -> Option<RamError> {
+    let needed = block.bytes() >> page.shift();
+    let (free, total) = huge_pages(page).unwrap_or_default();
+    (kind == MemoryKind::Huge && free < needed).then(|| RamError::HugePages {
+        name: block.name.clone(),
+        needed,
+        free,
+        total,
+        page_kib: page.bytes() >> 10,
+        pool: huge_page_pool(page).display().to_string(),
+    })
 }
 
 /// Joins runs of pages that touch or overlap; they come in order.

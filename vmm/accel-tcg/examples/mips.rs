@@ -49,7 +49,7 @@ fn run(collect_every: Option<Duration>) -> Result<String, String> {
     let spec =
         RamBlockSpec { name: "ram".into(), guest_address: GuestAddress(BASE), bytes: 1 << 20 };
     let layout = RamLayout::new(PageSize::SMALL, vec![spec]).map_err(|e| e.to_string())?;
-    let ram = GuestRam::new(layout, Backend::Anonymous).map_err(|e| e.to_string())?;
+    let ram = GuestRam::new(layout, &Backend::Anonymous).map_err(|e| e.to_string())?;
     // lui t2; nop: the array is aligned.
     let prologue = [0x0000_03b7 | (ROUNDS & 0xffff_f000), 0x0000_0013];
     let code: Vec<u8> = prologue.iter().chain(CODE).flat_map(|word| word.to_le_bytes()).collect();

@@ -60,7 +60,8 @@ fn line() -> Arc<dyn InterruptLine> {
 fn ram() -> GuestRam {
     let spec =
         RamBlockSpec { name: "ram".into(), guest_address: GuestAddress(RAM_BASE), bytes: 1 << 20 };
-    GuestRam::new(RamLayout::new(PageSize::SMALL, vec![spec]).unwrap(), Backend::Anonymous).unwrap()
+    GuestRam::new(RamLayout::new(PageSize::SMALL, vec![spec]).unwrap(), &Backend::Anonymous)
+        .unwrap()
 }
 
 #[test]

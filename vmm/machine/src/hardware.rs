@@ -140,7 +140,7 @@ impl Hardware {
         handles: &[VcpuHandle],
         requests: Requests,
     ) -> Result<Self, VmError> {
-        let pages = GuestPages::new(ram(config.memory_bytes, config.backend())?);
+        let pages = GuestPages::new(ram(config.memory_bytes, &config.backend())?);
         let plic = Plic::new(PlicConfig::supervisors(handles.iter().cloned().map(|hart| {
             let line = move |high| hart.set_line(InterruptKind::External, high);
             Arc::new(line) as Arc<dyn InterruptLine>
@@ -377,7 +377,7 @@ fn open_tap(network: &NetworkConfig) -> Result<Tap, VmError> {
     tap.map_err(|error| VmError::Config(format!("network '{}': {error}", network.id)))
 }
 
-fn ram(bytes: u64, backend: Backend) -> Result<GuestRam, VmError> {
+fn ram(bytes: u64, backend: &Backend) -> Result<GuestRam, VmError> {
     let spec = RamBlockSpec {
         name: board::RAM_NAME.to_owned(),
         guest_address: GuestAddress(board::RAM_BASE),

@@ -77,7 +77,7 @@ mod tests {
     fn ram() -> GuestRam {
         let spec =
             RamBlockSpec { name: "ram".into(), guest_address: GuestAddress(0), bytes: 1 << 16 };
-        GuestRam::new(RamLayout::new(PageSize::SMALL, vec![spec]).unwrap(), Backend::Anonymous)
+        GuestRam::new(RamLayout::new(PageSize::SMALL, vec![spec]).unwrap(), &Backend::Anonymous)
             .unwrap()
     }
 

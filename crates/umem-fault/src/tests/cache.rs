@@ -5,7 +5,7 @@ use crate::Placement;
 use std::os::unix::fs::FileExt as _;
 
 fn cached(map_on_arrival: bool) -> (GuestRam, Arc<FaultPlane>) {
-    let ram = ram(Backend::Memfd);
+    let ram = ram(&Backend::Memfd);
     let placement = Placement::PageCache { map_on_arrival };
     let plane = FaultPlane::for_ram_placed(&ram, placement).unwrap();
     (ram, plane)
@@ -100,6 +100,6 @@ fn a_released_plane_leaves_the_kernel_to_map_the_rest() {
 #[test]
 fn anonymous_memory_has_no_file_to_place_pages_in() {
     let placement = Placement::PageCache { map_on_arrival: true };
-    let error = FaultPlane::for_ram_placed(&ram(Backend::Anonymous), placement).unwrap_err();
+    let error = FaultPlane::for_ram_placed(&ram(&Backend::Anonymous), placement).unwrap_err();
     assert!(error.to_string().contains("memfd"), "{error}");
 }

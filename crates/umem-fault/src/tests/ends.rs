@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_page_that_the_source_cannot_read_fails_for_whoever_touches_it() {
-    for backend in [Backend::Anonymous, Backend::Memfd] {
+    for backend in &[Backend::Anonymous, Backend::Memfd] {
         let ram = ram(backend);
         let plane = FaultPlane::for_ram(&ram).unwrap();
         let requests = notes(&plane);
@@ -38,7 +38,7 @@ fn a_page_that_the_source_cannot_read_fails_for_whoever_touches_it() {
 
 #[test]
 fn closing_lets_everybody_go() {
-    let ram = ram(Backend::Anonymous);
+    let ram = ram(&Backend::Anonymous);
     let plane = FaultPlane::for_ram(&ram).unwrap();
     let requests = notes(&plane);
     plane.start_reader().unwrap();
@@ -71,7 +71,7 @@ fn closing_lets_everybody_go() {
 
 #[test]
 fn an_interrupted_wait_leaves_the_page_to_be_asked_for_on_a_new_link() {
-    let ram = ram(Backend::Anonymous);
+    let ram = ram(&Backend::Anonymous);
     let plane = FaultPlane::for_ram(&ram).unwrap();
     let lost = notes(&plane);
     let interrupt = Interrupt::new();
@@ -93,7 +93,7 @@ fn an_interrupted_wait_leaves_the_page_to_be_asked_for_on_a_new_link() {
 
 #[test]
 fn a_page_that_was_touched_behind_the_table_is_corruption() {
-    let ram = ram(Backend::Anonymous);
+    let ram = ram(&Backend::Anonymous);
     let plane = FaultPlane::for_ram(&ram).unwrap();
     let behind = PageIndex(12);
     let address = ram.host_address(behind).unwrap().as_ptr().addr() as u64;
@@ -111,7 +111,7 @@ fn a_page_that_was_touched_behind_the_table_is_corruption() {
 
 #[test]
 fn a_dropped_plane_takes_its_reader_along() {
-    let ram = ram(Backend::Anonymous);
+    let ram = ram(&Backend::Anonymous);
     let plane = FaultPlane::for_ram(&ram).unwrap();
     plane.start_reader().unwrap();
     let uffd = Arc::downgrade(&plane.uffd().unwrap());

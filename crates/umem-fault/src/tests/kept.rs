@@ -20,7 +20,7 @@ const KINDS: [(Backend, Placement, bool); 6] = [
     (Backend::Memfd, LATE, false),
 ];
 
-fn large(backend: Backend, huge: bool) -> GuestRam {
+fn large(backend: &Backend, huge: bool) -> GuestRam {
     let spec = |name: &str, first: u64, pages: u64| RamBlockSpec {
         name: name.into(),
         guest_address: GuestAddress(BASE + first * PAGE),
@@ -111,7 +111,7 @@ fn indices(pages: impl Iterator<Item = u64>) -> Vec<PageIndex> {
 #[test]
 fn pages_that_were_placed_stay_and_all_others_are_missing() {
     for (backend, placement, huge) in KINDS {
-        let ram = large(backend, huge);
+        let ram = large(&backend, huge);
         let placed = filled(&ram);
         let plane = FaultPlane::for_ram_keeping(&ram, &placed, placement).unwrap();
         let counts = plane.table().counts();
@@ -137,7 +137,7 @@ fn pages_that_were_placed_stay_and_all_others_are_missing() {
 #[test]
 fn a_plane_of_no_page_or_of_all_is_one_too() {
     for all in [false, true] {
-        let ram = large(Backend::Anonymous, true);
+        let ram = large(&Backend::Anonymous, true);
         ram.write_pages(PageRange::one(PageIndex(7)), &old(PageIndex(7))).unwrap();
         let placed = PageBitmap::new(MANY);
         if all {
@@ -157,7 +157,7 @@ fn a_plane_of_no_page_or_of_all_is_one_too() {
 
 #[test]
 fn a_system_call_finds_zeroes_that_were_placed_even_for_an_ordinary_user() {
-    let ram = large(Backend::Anonymous, false);
+    let ram = large(&Backend::Anonymous, false);
     let placed = filled(&ram);
     let uffd = Userfaultfd::open_user_mode_only().unwrap();
     let plane = FaultPlane::for_ram_keeping_with(&ram, uffd, &placed, Placement::Copy).unwrap();
@@ -170,7 +170,7 @@ fn a_system_call_finds_zeroes_that_were_placed_even_for_an_ordinary_user() {
 
 #[test]
 fn a_bitmap_of_another_ram_is_refused() {
-    let (ram, placed) = (large(Backend::Anonymous, false), PageBitmap::new(MANY + 1));
+    let (ram, placed) = (large(&Backend::Anonymous, false), PageBitmap::new(MANY + 1));
     let error = FaultPlane::for_ram_keeping(&ram, &placed, Placement::Copy).unwrap_err();
     assert!(error.to_string().contains("2049 pages for RAM of 2048"), "{error}");
 }
@@ -178,7 +178,7 @@ fn a_bitmap_of_another_ram_is_refused() {
 #[test]
 fn pages_taken_away_are_missing_and_come_again() {
     for (backend, placement, huge) in KINDS {
-        let ram = large(backend, huge);
+        let ram = large(&backend, huge);
         let placed = filled(&ram);
         let plane = FaultPlane::for_ram_keeping(&ram, &placed, placement).unwrap();
         // Some come by the plane, and are taken away as well.
@@ -217,7 +217,7 @@ fn pages_taken_away_are_missing_and_come_again() {
 
 #[test]
 fn pages_given_up_or_discarded_can_come_after_all() {
-    for backend in [Backend::Anonymous, Backend::Memfd] {
+    for backend in &[Backend::Anonymous, Backend::Memfd] {
         let ram = ram(backend);
         let plane = FaultPlane::for_ram(&ram).unwrap();
         let (lost, discarded) = (PageIndex(4), PageIndex(6));
@@ -236,7 +236,7 @@ fn pages_given_up_or_discarded_can_come_after_all() {
 
 #[test]
 fn what_cannot_be_taken_away_is_refused() {
-    let ram = ram(Backend::Anonymous);
+    let ram = ram(&Backend::Anonymous);
     let plane = FaultPlane::for_ram(&ram).unwrap();
     let range = PageRange::new(PageIndex(10), 5);
     let bytes: Vec<u8> = range.pages().flat_map(content).collect();

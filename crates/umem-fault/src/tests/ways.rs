@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn faults_that_wait_together_go_out_in_one_request() {
-    let ram = ram(Backend::Anonymous);
+    let ram = ram(&Backend::Anonymous);
     let plane = FaultPlane::for_ram(&ram).unwrap();
     let requests = notes(&plane);
     thread::scope(|scope| {
@@ -31,7 +31,7 @@ fn faults_that_wait_together_go_out_in_one_request() {
 
 #[test]
 fn threads_that_look_at_the_table_ask_once_for_all_they_need() {
-    let ram = ram(Backend::Anonymous);
+    let ram = ram(&Backend::Anonymous);
     let plane = FaultPlane::for_ram(&ram).unwrap();
     let requests = notes(&plane);
     let pages = [3, 50, 120].map(PageIndex);
@@ -55,7 +55,7 @@ fn threads_that_look_at_the_table_ask_once_for_all_they_need() {
 
 #[test]
 fn fills_are_of_their_byte_and_pages_already_there_stay() {
-    for backend in [Backend::Anonymous, Backend::Memfd] {
+    for backend in &[Backend::Anonymous, Backend::Memfd] {
         let ram = ram(backend);
         let plane = FaultPlane::for_ram(&ram).unwrap();
         let five = PageIndex(5);
@@ -75,7 +75,7 @@ fn fills_are_of_their_byte_and_pages_already_there_stay() {
 
 #[test]
 fn a_discarded_page_is_zero_at_once_and_asks_nobody() {
-    let ram = ram(Backend::Anonymous);
+    let ram = ram(&Backend::Anonymous);
     let plane = FaultPlane::for_ram(&ram).unwrap();
     let requests = notes(&plane);
     plane.start_reader().unwrap();
@@ -96,7 +96,7 @@ fn a_discarded_page_is_zero_at_once_and_asks_nobody() {
 
 #[test]
 fn a_plane_of_a_received_userfaultfd_never_looks_at_the_memory() {
-    let ram = ram(Backend::Anonymous);
+    let ram = ram(&Backend::Anonymous);
     let owner = FaultPlane::for_ram(&ram).unwrap();
     let fd = rustix::io::fcntl_dupfd_cloexec(owner.uffd().unwrap().as_fd(), 0).unwrap();
     let region = |first: u64, count| ForeignRegion {
@@ -110,7 +110,7 @@ fn a_plane_of_a_received_userfaultfd_never_looks_at_the_memory() {
 
 #[test]
 fn what_a_peer_gets_wrong_is_refused_before_the_kernel_sees_it() {
-    let ram = ram(Backend::Anonymous);
+    let ram = ram(&Backend::Anonymous);
     let plane = FaultPlane::for_ram(&ram).unwrap();
     let range = PageRange::new;
     let bytes = vec![1; 2 * PAGE as usize];

@@ -20,6 +20,8 @@ impl Features {
     pub const MISSING_SHMEM: Self = Self(1 << 5);
     /// The thread that faults is told.
     pub const THREAD_ID: Self = Self(1 << 8);
+    /// Pages in a file on hugetlbfs that are not mapped.
+    pub const MINOR_HUGETLBFS: Self = Self(1 << 9);
     /// Pages in a shared file that are not mapped.
     pub const MINOR_SHMEM: Self = Self(1 << 10);
     /// The address is told to the byte.
@@ -37,6 +39,7 @@ impl Features {
         Self::MISSING_HUGETLBFS.0
             | Self::MISSING_SHMEM.0
             | Self::THREAD_ID.0
+            | Self::MINOR_HUGETLBFS.0
             | Self::MINOR_SHMEM.0
             | Self::EXACT_ADDRESS.0
             | Self::WP_UNPOPULATED.0

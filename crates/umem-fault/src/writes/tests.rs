@@ -8,7 +8,7 @@ const PAGE: u64 = 4096;
 const BASE: u64 = 0x8000_0000;
 const PAGES: u64 = 64;
 
-fn ram(backend: Backend) -> GuestRam {
+fn ram(backend: &Backend) -> GuestRam {
     let spec = |name: &str, address| RamBlockSpec {
         name: name.into(),
         guest_address: GuestAddress(address),
@@ -64,7 +64,7 @@ fn pattern() -> File {
 
 #[test]
 fn writes_by_threads_and_by_the_kernel_are_found_again_and_again() {
-    for backend in [Backend::Anonymous, Backend::Memfd] {
+    for backend in &[Backend::Anonymous, Backend::Memfd] {
         let ram = ram(backend);
         poke(&ram, 3, 0, 1);
         let writes = MappingWrites::of_ram(&ram).unwrap();
@@ -97,7 +97,7 @@ fn huge_pages_are_tracked_in_small_ones_once_written() {
     let spec =
         RamBlockSpec { name: "ram".into(), guest_address: GuestAddress(BASE), bytes: 8 << 20 };
     let layout = RamLayout::new(PageSize::SMALL, vec![spec]).unwrap();
-    let ram = GuestRam::new(layout, Backend::Anonymous).unwrap();
+    let ram = GuestRam::new(layout, &Backend::Anonymous).unwrap();
     (0..2048).for_each(|page| poke(&ram, page, 0, 1));
     let writes = MappingWrites::of_ram(&ram).unwrap();
     if !started(&writes) {
@@ -111,7 +111,7 @@ fn huge_pages_are_tracked_in_small_ones_once_written() {
 
 #[test]
 fn memory_that_another_userfaultfd_has_is_refused_with_the_reason() {
-    let ram = ram(Backend::Anonymous);
+    let ram = ram(&Backend::Anonymous);
     let other = Userfaultfd::open().unwrap();
     let address = ram.host_address(PageIndex(0)).unwrap().as_ptr().addr() as u64;
     other.register(address, PAGE).unwrap();
@@ -127,7 +127,7 @@ fn memory_that_another_userfaultfd_has_is_refused_with_the_reason() {
 
 #[test]
 fn a_kernel_without_it_is_told_with_the_way_out() {
-    let ram = ram(Backend::Anonymous);
+    let ram = ram(&Backend::Anonymous);
     let regions: Vec<ForeignRegion> = ram
         .layout()
         .blocks()
@@ -167,7 +167,7 @@ fn step(state: &mut u64) -> (u64, u64) {
 
 /// Threads write, by themselves and through the kernel, against a collector that copies what is
 /// reported. In the end the copy is the RAM.
-fn mirror_becomes_ram(backend: Backend, united: bool, late: bool) {
+fn mirror_becomes_ram(backend: &Backend, united: bool, late: bool) {
     let ram = ram(backend);
     let writes = Arc::new(MappingWrites::of_ram(&ram).unwrap());
     let mut sources: Vec<Arc<dyn DirtySource>> = vec![writes];
@@ -227,7 +227,7 @@ fn mirror_becomes_ram(backend: Backend, united: bool, late: bool) {
 
 #[test]
 fn a_mirror_of_what_is_reported_becomes_the_ram() {
-    for backend in [Backend::Anonymous, Backend::Memfd] {
+    for backend in &[Backend::Anonymous, Backend::Memfd] {
         for united in [false, true] {
             for late in [false, true] {
                 mirror_becomes_ram(backend, united, late);

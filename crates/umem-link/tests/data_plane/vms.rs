@@ -181,7 +181,7 @@ impl SourceMachine {
     }
 
     pub(crate) fn new(pages: u64, ledger: &Arc<Ledger>) -> Self {
-        let ram = GuestRam::new(layout(pages), Backend::Anonymous).unwrap();
+        let ram = GuestRam::new(layout(pages), &Backend::Anonymous).unwrap();
         for page in (0..pages).filter(|page| page % 8 < 6) {
             ram.write_at(GuestAddress(BASE + page * PAGE), &content(page)).unwrap();
         }
@@ -307,7 +307,7 @@ pub(crate) struct DestinationMachine {
 impl DestinationMachine {
     pub(crate) fn new(pages: u64, ledger: &Arc<Ledger>, threads: u64) -> Self {
         Self {
-            ram: GuestRam::new(layout(pages), Backend::Anonymous).unwrap(),
+            ram: GuestRam::new(layout(pages), &Backend::Anonymous).unwrap(),
             ledger: ledger.clone(),
             harts: 1,
             threads,

@@ -19,7 +19,7 @@ fn ram() -> GuestRam {
         bytes: 16 * PAGE,
     };
     let specs = vec![spec("low", LOW), spec("high", HIGH)];
-    GuestRam::new(RamLayout::new(PageSize::SMALL, specs).unwrap(), Backend::Anonymous).unwrap()
+    GuestRam::new(RamLayout::new(PageSize::SMALL, specs).unwrap(), &Backend::Anonymous).unwrap()
 }
 
 fn bitmap() -> PageBitmap {

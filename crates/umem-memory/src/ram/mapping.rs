@@ -2,10 +2,10 @@
 //! `pagemap`.
 #![allow(unsafe_code)]
 
-use super::Backend;
-use crate::RamBlock;
+use super::MemoryKind;
+use super::backend::Opened;
 use crate::dirty::BlockMarks;
-use rustix::fs::MemfdFlags;
+use crate::{PageSize, RamBlock};
 use rustix::mm::{Advice, MprotectFlags};
 use std::fs::File;
 use std::io;
@@ -29,32 +29,45 @@ pub(super) struct Mapping {
     region: Arc<MmapRegion<BlockMarks>>,
     /// The memory's file, if it has one.
     file: Option<Arc<File>>,
+    /// The same memory once more, where its file cannot be written but through a mapping: for pages that
+    /// arrive, which must not be seen in `region` before a host page is whole.
+    alias: Option<MmapRegion<()>>,
+    kind: MemoryKind,
+    host_page: PageSize,
 }
 
 impl Mapping {
-    pub(super) fn new(block: &RamBlock, backend: Backend, marks: BlockMarks) -> io::Result<Self> {
+    pub(super) fn new(block: &RamBlock, opened: Opened, marks: BlockMarks) -> io::Result<Self> {
         use rustix::mm::MapFlags;
+        let Opened { file, kind, host_page } = opened;
+        let file = file.map(Arc::new);
         let too_large = || io::Error::other("it does not fit into this process");
         let bytes = usize::try_from(block.bytes()).map_err(|_| too_large())?;
-        let (flags, file) = match backend {
-            Backend::Anonymous => (MapFlags::PRIVATE | ANONYMOUS, None),
-            Backend::Memfd => {
-                let file = rustix::fs::memfd_create("umem-ram", MemfdFlags::CLOEXEC)?;
-                let file = File::from(file);
-                file.set_len(block.bytes())?;
-                (MapFlags::SHARED, Some(Arc::new(file)))
-            }
+        let flags = match kind {
+            MemoryKind::Anonymous => MapFlags::PRIVATE | ANONYMOUS | MapFlags::NORESERVE,
+            MemoryKind::Shared | MemoryKind::Disk => MapFlags::SHARED | MapFlags::NORESERVE,
+            // Set aside now: a page that is missing later ends the process.
+            MemoryKind::Huge => MapFlags::SHARED,
         };
-        let flags =
-            i32::try_from((flags | MapFlags::NORESERVE).bits()).map_err(io::Error::other)?;
+        let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
         let mut builder = MmapRegionBuilder::new_with_bitmap(bytes, marks)
             .with_mmap_prot(READ_WRITE)
             .with_mmap_flags(flags);
         if let Some(file) = &file {
             builder = builder.with_file_offset(FileOffset::from_arc(file.clone(), 0));
         }
-        let region = builder.build().map_err(io::Error::other)?;
-        let mapping = Self { region: Arc::new(region), file };
+        let region = Arc::new(builder.build().map_err(io::Error::other)?);
+        let alias = match &file {
+            Some(file) if kind == MemoryKind::Huge => {
+                let builder = MmapRegionBuilder::new(bytes)
+                    .with_mmap_prot(READ_WRITE)
+                    .with_mmap_flags(flags)
+                    .with_file_offset(FileOffset::from_arc(file.clone(), 0));
+                Some(builder.build().map_err(io::Error::other)?)
+            }
+            _ => None,
+        };
+        let mapping = Self { region, file, alias, kind, host_page };
         // A forked child has no use for RAM, and copy-on-write marks would slow us down.
         mapping.advise(Advice::LinuxDontFork)?;
         Ok(mapping)
@@ -75,8 +88,26 @@ impl Mapping {
     }
 
     pub(super) fn put_in_file(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if let Some(alias) = &self.alias {
+            let written = bytes::copy_in(alias.as_ptr(), alias.size(), offset, bytes);
+            return if written { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) };
+        }
         let file = self.file.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         file.write_all_at(bytes, offset)
+    }
+
+    pub(super) fn touch_in_file(&self, offset: u64) -> io::Result<()> {
+        let alias = self.alias.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        let touched = bytes::touch(alias.as_ptr(), alias.size(), offset);
+        if touched { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    }
+
+    /// Takes a part out of the map; its content stays in the file.
+    pub(super) fn unmap(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        if self.file.is_none() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        self.advise_part(offset, bytes, Advice::LinuxDontNeed)
     }
 
     pub(super) fn clear(&self) -> io::Result<()> {
@@ -122,11 +153,12 @@ impl Mapping {
     fn protect(&self, access: MprotectFlags) -> io::Result<()> {
         const STEP: usize = 1 << 20;
         let bytes = self.region.size();
-        for from in (0..bytes).step_by(STEP) {
+        let step = STEP.max(self.host_page.len());
+        for from in (0..bytes).step_by(step) {
             let start = self.region.as_ptr().wrapping_add(from).cast();
             // SAFETY: a part of our own mapping, which stays readable; taking the right to write away
             // ends a writer by a signal at worst, and giving it back returns to how it was made.
-            unsafe { rustix::mm::mprotect(start, STEP.min(bytes - from), access) }?;
+            unsafe { rustix::mm::mprotect(start, step.min(bytes - from), access) }?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@ use crate::{PageSize, RamBlockSpec};
 
 const PAGE: u64 = 4096;
 
-fn ram(backend: Backend, megabytes: u64) -> GuestRam {
+fn ram(backend: &Backend, megabytes: u64) -> GuestRam {
     let spec = |name: &str, address, bytes| RamBlockSpec {
         name: name.into(),
         guest_address: GuestAddress(address),
@@ -29,7 +29,7 @@ fn no_huge_pages(ram: &GuestRam) {
 
 #[test]
 fn holes_of_a_terabyte_cost_nothing() {
-    for backend in [Backend::Anonymous, Backend::Memfd] {
+    for backend in &[Backend::Anonymous, Backend::Memfd] {
         let ram = ram(backend, 1 << 20);
         no_huge_pages(&ram);
         assert_eq!(ram.populated(all(&ram)).unwrap(), []);
@@ -48,7 +48,7 @@ fn holes_of_a_terabyte_cost_nothing() {
 
 #[test]
 fn cleared_ram_reads_as_zero_and_holds_nothing() {
-    for backend in [Backend::Anonymous, Backend::Memfd] {
+    for backend in &[Backend::Anonymous, Backend::Memfd] {
         let ram = ram(backend, 2);
         let address = GuestAddress((1 << 32) + 100);
         ram.write_at(address, &[7; 10_000]).unwrap();
@@ -63,7 +63,7 @@ fn cleared_ram_reads_as_zero_and_holds_nothing() {
 
 #[test]
 fn frozen_ram_is_borrowed_block_by_block_and_protected() {
-    for backend in [Backend::Anonymous, Backend::Memfd] {
+    for backend in &[Backend::Anonymous, Backend::Memfd] {
         let ram = ram(backend, 1);
         ram.write_at(GuestAddress(1 << 32), &[9; 4096]).unwrap();
         let frozen = FrozenRam::for_test(&ram);
@@ -87,7 +87,7 @@ fn pattern(pages: u64, seed: u64) -> Vec<u8> {
 
 #[test]
 fn pages_are_written_filled_and_copied_out() {
-    for backend in [Backend::Anonymous, Backend::Memfd] {
+    for backend in &[Backend::Anonymous, Backend::Memfd] {
         let ram = ram(backend, 1);
         let (low, high) = (PageRange::new(PageIndex(61), 3), PageRange::new(PageIndex(64), 5));
         ram.write_pages(low, &pattern(3, 1)).unwrap();
@@ -110,7 +110,7 @@ fn pages_are_written_filled_and_copied_out() {
 
 #[test]
 fn pages_of_no_one_block_or_of_another_length_are_refused() {
-    let ram = ram(Backend::Anonymous, 1);
+    let ram = ram(&Backend::Anonymous, 1);
     let mut bytes = vec![0; 2 * PAGE as usize];
     for range in [
         PageRange::new(PageIndex(63), 2),
@@ -131,7 +131,7 @@ fn pages_of_no_one_block_or_of_another_length_are_refused() {
 
 #[test]
 fn zeroes_hold_nothing_and_dropped_pages_leave_their_neighbours() {
-    for backend in [Backend::Anonymous, Backend::Memfd] {
+    for backend in &[Backend::Anonymous, Backend::Memfd] {
         for huge in [false, true] {
             let ram = ram(backend, 8);
             let advice = if huge { Mapping::huge_pages } else { Mapping::small_pages };
@@ -169,7 +169,7 @@ fn zeroes_hold_nothing_and_dropped_pages_leave_their_neighbours() {
 
 #[test]
 fn a_run_that_reaches_over_blocks_is_dropped_in_both() {
-    let ram = ram(Backend::Anonymous, 1);
+    let ram = ram(&Backend::Anonymous, 1);
     let (low, high) = (PageRange::new(PageIndex(62), 2), PageRange::new(PageIndex(64), 2));
     for range in [low, high] {
         ram.write_pages(range, &pattern(2, 4)).unwrap();
@@ -182,7 +182,7 @@ fn a_run_that_reaches_over_blocks_is_dropped_in_both() {
 #[test]
 fn what_is_written_filled_or_dropped_is_noted_as_written() {
     use crate::DirtySource as _;
-    let ram = ram(Backend::Anonymous, 1);
+    let ram = ram(&Backend::Anonymous, 1);
     let writes = ram.host_writes();
     writes.start().unwrap();
     ram.write_pages(PageRange::new(PageIndex(3), 2), &pattern(2, 0)).unwrap();
@@ -210,11 +210,101 @@ fn access(ram: &GuestRam, page: PageIndex) -> String {
 
 #[test]
 fn what_is_not_ram_is_refused() {
-    let ram = ram(Backend::Anonymous, 1);
+    let ram = ram(&Backend::Anonymous, 1);
     let mut bytes = [0; 2];
     assert!(ram.read_at(GuestAddress(0x8000_0000 + 64 * PAGE - 1), &mut bytes).is_err());
     assert!(ram.write_at(GuestAddress(u64::MAX), &[1, 2]).is_err());
     assert!(ram.populated(PageRange::new(PageIndex(1), u64::MAX)).is_err());
     assert!(ram.populated(PageRange::new(PageIndex(300), 100)).is_err());
     assert_eq!(ram.host_address(PageIndex(ram.layout().total_pages())), None);
+}
+
+/// RAM of huge pages; `None`, and a word about it, where this host gives none.
+fn huge(megabytes: u64) -> Option<(GuestRam, HugePages)> {
+    use std::io::Write as _;
+    let page = PageSize::HUGE_2M;
+    let aside = match HugePages::set_aside(page, megabytes / 2) {
+        Ok(aside) => aside,
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            if let Some(log) = std::env::var_os("UMEM_SKIP_LOG") {
+                let mut file = std::fs::OpenOptions::new().append(true).open(log).unwrap();
+                writeln!(file, "umem-memory huge pages: {error}").unwrap();
+            }
+            return None;
+        }
+    };
+    Some((GuestRam::new(one_block(megabytes << 20), &Backend::HugeMemfd(page)).unwrap(), aside))
+}
+
+fn one_block(bytes: u64) -> RamLayout {
+    let spec = RamBlockSpec { name: "ram".into(), guest_address: GuestAddress(0x8000_0000), bytes };
+    RamLayout::new(PageSize::SMALL, vec![spec]).unwrap()
+}
+
+#[test]
+fn huge_pages_are_told_given_back_and_written_out_of_sight() {
+    let Some((ram, _aside)) = huge(8) else { return };
+    let huge = PageSize::HUGE_2M.bytes();
+    assert_eq!(ram.host_page(), PageSize::HUGE_2M);
+    assert_eq!(ram.granule_of(PageIndex(700)), PageRange::new(PageIndex(512), 512));
+    assert_eq!(ram.populated(all(&ram)).unwrap(), []);
+    ram.write_at(GuestAddress(0x8000_0000 + huge + 5), &[1]).unwrap();
+    // Behind the guest's back: not mapped there, and told of all the same.
+    let page = PageIndex(3 * 512 + 9);
+    ram.put_in_file(PageRange::one(page), &[7; PAGE as usize]).unwrap();
+    let found = ram.populated(all(&ram)).unwrap();
+    let granule = |number: u64| PageRange::new(PageIndex(number * 512), 512);
+    assert_eq!(found, [granule(1), granule(3)]);
+    let mut byte = [0];
+    ram.read_at(GuestAddress(0x8000_0000 + page.0 * PAGE + 1), &mut byte).unwrap();
+    assert_eq!(byte, [7]);
+    // A part becomes zero, a whole one holds nothing any more.
+    ram.drop_pages(PageRange::new(PageIndex(page.0), 3)).unwrap();
+    ram.read_at(GuestAddress(0x8000_0000 + page.0 * PAGE + 1), &mut byte).unwrap();
+    assert_eq!(byte, [0]);
+    assert_eq!(ram.populated(all(&ram)).unwrap(), found);
+    ram.drop_pages(PageRange::new(PageIndex(512), 2 * 512 + 9)).unwrap();
+    assert_eq!(ram.populated(all(&ram)).unwrap(), [granule(3)]);
+    ram.clear().unwrap();
+    assert_eq!(ram.populated(all(&ram)).unwrap(), []);
+    // Still set aside for this RAM: nobody else gets them.
+    let (free, _) = crate::huge_pages(PageSize::HUGE_2M).unwrap();
+    let others =
+        GuestRam::new(one_block((free + 1) * huge), &Backend::HugeMemfd(PageSize::HUGE_2M));
+    let error = others.unwrap_err().to_string();
+    assert!(error.contains("nr_hugepages") && error.contains(&format!("{free} free")), "{error}");
+}
+
+#[test]
+fn ram_that_is_no_whole_number_of_huge_pages_is_refused_with_one_that_is() {
+    let layout = one_block((3 << 20) + 4096);
+    let error = GuestRam::new(layout, &Backend::HugeMemfd(PageSize::HUGE_2M)).unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("3149824 bytes") && error.contains("use 4194304"), "{error}");
+}
+
+#[test]
+fn a_file_without_a_name_or_with_one_is_ram() {
+    let folder = std::env::temp_dir().join(format!("umem-memory-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let named = folder.join("ram");
+    std::fs::write(&named, vec![9; 3 << 20]).unwrap();
+    for path in [&folder, &named] {
+        let backend = Backend::File(path.clone());
+        let (kind, page) = backend.kind().unwrap();
+        let ram = GuestRam::new(one_block(2 << 20), &backend).unwrap();
+        assert_eq!((ram.kind(), ram.host_page()), (kind, page));
+        let address = GuestAddress(0x8000_0000 + PAGE);
+        let mut bytes = [1; 16];
+        ram.read_at(address, &mut bytes).unwrap();
+        assert_eq!(bytes, [0; 16], "what it held is lost");
+        ram.write_at(address, b"written").unwrap();
+        assert!(ram.populated(all(&ram)).unwrap().iter().any(|run| run.count > 0));
+        ram.clear().unwrap();
+        ram.read_at(address, &mut bytes).unwrap();
+        assert_eq!(bytes, [0; 16]);
+    }
+    assert_eq!(std::fs::metadata(&named).unwrap().len(), 2 << 20);
+    std::fs::remove_dir_all(&folder).unwrap();
 }

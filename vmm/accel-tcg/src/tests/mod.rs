@@ -91,7 +91,7 @@ impl Board {
             bytes: RAM_BYTES,
         };
         let layout = RamLayout::new(PageSize::SMALL, vec![spec]).unwrap();
-        let ram = GuestRam::new(layout, Backend::Anonymous).unwrap();
+        let ram = GuestRam::new(layout, &Backend::Anonymous).unwrap();
         Self::with_ram(ram, program)
     }
 

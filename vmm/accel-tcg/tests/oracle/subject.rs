@@ -28,7 +28,7 @@ impl fmt::Display for Stop {
 fn load(memory: &[u8], bytes: u64) -> (GuestRam, Hart) {
     let spec = RamBlockSpec { name: "ram".into(), guest_address: GuestAddress(BASE), bytes };
     let layout = RamLayout::new(PageSize::SMALL, vec![spec]).unwrap();
-    let ram = GuestRam::new(layout, Backend::Anonymous).unwrap();
+    let ram = GuestRam::new(layout, &Backend::Anonymous).unwrap();
     ram.write_at(GuestAddress(BASE), memory).unwrap();
     let hart = Hart::new(HartConfig {
         id: 0,

@@ -28,7 +28,7 @@ fn tracked_ram() -> GuestRam {
         bytes: RAM_BYTES as u64,
     };
     let layout = RamLayout::new(PageSize::SMALL, vec![spec]).unwrap();
-    GuestRam::new(layout, Backend::Anonymous).unwrap()
+    GuestRam::new(layout, &Backend::Anonymous).unwrap()
 }
 
 fn start<D: VirtioDevice>(device: D, queues: u64) -> (Driver<D>, HostWrites) {

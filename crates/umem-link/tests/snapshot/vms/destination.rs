@@ -38,7 +38,7 @@ pub(crate) struct DestinationMachine {
 impl DestinationMachine {
     pub(crate) fn new(expected: &[u8], change: impl FnOnce(&mut Self)) -> Arc<Self> {
         let mut machine = Self {
-            ram: GuestRam::new(layout(), Backend::Anonymous).unwrap(),
+            ram: GuestRam::new(layout(), &Backend::Anonymous).unwrap(),
             harts: 1,
             expected: Arc::new(expected.to_vec()),
             threads: 4,

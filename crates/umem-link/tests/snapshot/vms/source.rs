@@ -63,7 +63,7 @@ const WRITERS: u64 = 3;
 
 impl SourceMachine {
     pub(crate) fn new(change: impl FnOnce(&mut Self)) -> Arc<Self> {
-        let ram = GuestRam::new(layout(), Backend::Anonymous).unwrap();
+        let ram = GuestRam::new(layout(), &Backend::Anonymous).unwrap();
         for page in (0..PAGES).filter(|page| page % 8 < 6) {
             ram.write_at(GuestAddress(BASE + page * PAGE), &content(page)).unwrap();
         }

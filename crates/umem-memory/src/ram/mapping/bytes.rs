@@ -8,15 +8,53 @@ const WORD: usize = size_of::<u64>();
 /// Bytes copied by one turn of the loop: enough for the loads to overlap.
 const TURN: usize = 8 * WORD;
 
+/// The words of some bytes of a mapping of so many bytes.
+fn words(base: *mut u8, size: usize, offset: u64, bytes: usize) -> Option<*const AtomicU64> {
+    let start = usize::try_from(offset).ok()?;
+    let inside = start.checked_add(bytes)? <= size;
+    let whole = start.is_multiple_of(TURN) && bytes.is_multiple_of(TURN);
+    let words = base.wrapping_add(start).cast::<AtomicU64>();
+    (inside && whole).then_some(words.cast_const())
+}
+
+/// Copies bytes into a mapping of this block; whether they are all in it.
+pub(super) fn copy_in(base: *mut u8, size: usize, offset: u64, from: &[u8]) -> bool {
+    let Some(words) = words(base, size, offset, from.len()) else { return false };
+    for (turn, bytes) in from.chunks_exact(TURN).enumerate() {
+        for (at, word) in bytes.as_chunks::<WORD>().0.iter().enumerate() {
+            // SAFETY: as in `Mapping::copy_out`; both mappings live as long as the block.
+            let cell = unsafe { &*words.wrapping_add(turn * (TURN / WORD) + at) };
+            cell.store(u64::from_ne_bytes(*word), Ordering::Relaxed);
+        }
+    }
+    true
+}
+
+/// Sets bytes of a mapping of this block to zero; whether they are all in it.
+pub(super) fn zero(base: *mut u8, size: usize, offset: u64, bytes: usize) -> bool {
+    let Some(words) = words(base, size, offset, bytes) else { return false };
+    for at in 0..bytes / WORD {
+        // SAFETY: as in `copy_in`.
+        let cell = unsafe { &*words.wrapping_add(at) };
+        cell.store(0, Ordering::Relaxed);
+    }
+    true
+}
+
+/// Has the kernel give the huge page at an offset memory, whatever it holds; whether there is one.
+pub(super) fn touch(base: *mut u8, size: usize, offset: u64) -> bool {
+    let Some(words) = words(base, size, offset, TURN) else { return false };
+    // A read is enough, as huge pages have no shared page of zeroes; but it must be made.
+    // SAFETY: as in `copy_in`.
+    let _ = unsafe { words.cast::<u64>().read_volatile() };
+    true
+}
+
 impl Mapping {
     /// The words of some bytes; `None` when not all of them are in this block. Pages begin and end at
     /// turns, and so must the bytes.
     fn words(&self, offset: u64, bytes: usize) -> Option<*const AtomicU64> {
-        let start = usize::try_from(offset).ok()?;
-        let inside = start.checked_add(bytes)? <= self.region.size();
-        let whole = start.is_multiple_of(TURN) && bytes.is_multiple_of(TURN);
-        let words = self.region.as_ptr().wrapping_add(start).cast::<AtomicU64>();
-        (inside && whole).then_some(words.cast_const())
+        words(self.region.as_ptr(), self.region.size(), offset, bytes)
     }
 
     /// Copies bytes out; whether they are all in this block.
@@ -37,15 +75,7 @@ impl Mapping {
 
     /// Copies bytes in; whether they are all in this block.
     pub(in crate::ram) fn copy_in(&self, offset: u64, from: &[u8]) -> bool {
-        let Some(words) = self.words(offset, from.len()) else { return false };
-        for (turn, bytes) in from.chunks_exact(TURN).enumerate() {
-            for (at, word) in bytes.as_chunks::<WORD>().0.iter().enumerate() {
-                // SAFETY: as in `copy_out`.
-                let cell = unsafe { &*words.wrapping_add(turn * (TURN / WORD) + at) };
-                cell.store(u64::from_ne_bytes(*word), Ordering::Relaxed);
-            }
-        }
-        true
+        copy_in(self.region.as_ptr(), self.region.size(), offset, from)
     }
 
     /// Sets bytes to one value; whether they are all in this block.

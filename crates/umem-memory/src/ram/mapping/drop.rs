@@ -1,6 +1,7 @@
 //! Giving memory back to the kernel, so that it reads as zero and holds nothing.
 
-use super::Mapping;
+use super::{Mapping, bytes};
+use crate::ram::MemoryKind;
 use rustix::fd::AsRawFd;
 use rustix::mm::Advice;
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
@@ -13,8 +14,49 @@ const MOST_RANGES: usize = 1024;
 const ATTEMPTS: u32 = 50;
 
 impl Mapping {
-    /// Gives a range back.
+    /// Gives a range back. Of a huge page that is given back in part, the bytes become zero.
     pub(super) fn drop_bytes(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        let Some(alias) = &self.alias else { return self.drop_whole(offset, bytes) };
+        let end = offset.saturating_add(bytes);
+        let page = self.host_page.bytes();
+        let first = offset.checked_next_multiple_of(page).unwrap_or(end).min(end);
+        let last = (end / page * page).max(first);
+        for (from, to) in [(offset, first), (last, end)] {
+            let length = usize::try_from(to - from).map_err(io::Error::other)?;
+            if !bytes::zero(alias.as_ptr(), alias.size(), from, length) {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+        }
+        if first < last {
+            self.drop_whole(first, last - first)?;
+            self.reserve(first, last - first)?;
+        }
+        Ok(())
+    }
+
+    /// Sets huge pages aside again: the hole that was made has given that up too.
+    fn reserve(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        use rustix::mm::{MapFlags, ProtFlags};
+        let Some(file) = &self.file else { return Ok(()) };
+        let length = usize::try_from(bytes).map_err(io::Error::other)?;
+        // A mapping of shared huge pages sets them aside for the file, which keeps them when it goes.
+        // SAFETY: a new mapping where the kernel likes, which nobody knows of.
+        let mapped = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                length,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                file,
+                offset,
+            )
+        }?;
+        // SAFETY: the mapping just made, as a whole.
+        unsafe { rustix::mm::munmap(mapped, length) }?;
+        Ok(())
+    }
+
+    fn drop_whole(&self, offset: u64, bytes: u64) -> io::Result<()> {
         // Marks for pages that fail live in the mapping alone, and pages of a file in the file.
         self.advise_part(offset, bytes, Advice::LinuxDontNeed)?;
         if self.file.is_some() {
@@ -28,7 +70,9 @@ impl Mapping {
         if self.file.is_some() {
             for &(offset, bytes) in ranges {
                 self.drop_bytes(offset, bytes)?;
-                self.await_hole(offset, bytes)?;
+                if self.kind == MemoryKind::Shared {
+                    self.await_hole(offset, bytes)?;
+                }
             }
             return Ok(());
         }
@@ -77,7 +121,7 @@ impl Mapping {
                 return Ok(());
             }
             std::thread::sleep(std::time::Duration::from_millis(1));
-            self.drop_bytes(offset, bytes)?;
+            self.drop_whole(offset, bytes)?;
         }
         Err(io::Error::other(format!("{bytes} bytes stay in its file (memory in use elsewhere)")))
     }

@@ -2,11 +2,13 @@
 
 use super::Mapping;
 use crate::pagemap::{PRESENT, Query, SWAPPED, ZERO_PAGE, scan};
+use crate::ram::MemoryKind;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 /// Receives runs of bytes, by their start and end in the block, in order.
 type Found<'a> = &'a mut dyn FnMut(u64, u64);
@@ -14,8 +16,15 @@ type Found<'a> = &'a mut dyn FnMut(u64, u64);
 impl Mapping {
     /// Finds what is used between two offsets.
     pub(in crate::ram) fn populated(&self, from: u64, to: u64, found: Found<'_>) -> io::Result<()> {
-        if let Some(file) = &self.file {
-            return in_file(file, from, to, found);
+        match (&self.file, self.kind) {
+            (Some(file), MemoryKind::Shared) => return in_file(file, from, to, found),
+            (Some(file), MemoryKind::Huge) => return self.in_huge_pages(file, from, to, found),
+            // What a disk's file system calls a hole may be about to be written.
+            (_, MemoryKind::Disk) => {
+                found(from, to);
+                return Ok(());
+            }
+            _ => {}
         }
         let base = self.region.as_ptr().addr() as u64;
         let pagemap = File::open("/proc/self/pagemap")?;
@@ -27,6 +36,41 @@ impl Mapping {
             }
             result => Ok(result?),
         }
+    }
+}
+
+impl Mapping {
+    /// A file of huge pages does not tell its holes. Its pages came in through one of our two mappings, which
+    /// both tell; if they know of fewer than the file has, all of it counts as used.
+    fn in_huge_pages(&self, file: &File, from: u64, to: u64, found: Found<'_>) -> io::Result<()> {
+        let page = self.host_page.bytes();
+        let mut used = BTreeSet::new();
+        let pagemap = File::open("/proc/self/pagemap")?;
+        let alias = self.alias.as_ref().map(|alias| alias.as_ptr().addr() as u64);
+        for base in [Some(self.region.as_ptr().addr() as u64), alias].into_iter().flatten() {
+            let mut report = |start: u64, end: u64| {
+                used.extend((start - base) / page..(end - base).div_ceil(page));
+            };
+            let end = base + self.region.size() as u64;
+            match scan(&pagemap, base, end, USED, &mut report) {
+                // A kernel before 6.7.
+                Err(Errno::NOTTY | Errno::INVAL) => entries(&pagemap, base, end, &mut report)?,
+                result => result?,
+            }
+        }
+        /// Bytes that `st_blocks` counts.
+        const BLOCK: u64 = 512;
+        if (used.len() as u64) < file.metadata()?.blocks() * BLOCK / page {
+            found(from, to);
+            return Ok(());
+        }
+        for (start, end) in used.into_iter().map(|at| (at * page, (at + 1) * page)) {
+            let (start, end) = (start.max(from), end.min(to));
+            if start < end {
+                found(start, end);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -88,8 +132,8 @@ mod tests {
         let spec =
             RamBlockSpec { name: "ram".into(), guest_address: GuestAddress(0), bytes: 8 << 20 };
         let layout = RamLayout::new(PageSize::SMALL, vec![spec]).unwrap();
-        let mapping =
-            Mapping::new(&layout.blocks()[0], Backend::Anonymous, BlockMarks::default()).unwrap();
+        let opened = Backend::Anonymous.open(8 << 20).unwrap();
+        let mapping = Mapping::new(&layout.blocks()[0], opened, BlockMarks::default()).unwrap();
         let page = rustix::param::page_size() as u64;
         mapping.advise(rustix::mm::Advice::LinuxNoHugepage).unwrap();
         for index in [0, 1, 5, 700, 701, 2047] {
