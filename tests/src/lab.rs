@@ -105,3 +105,17 @@ impl Drop for Lab {
         }
     }
 }
+
+/// Tells, at the end of the whole run, of something that cannot be tested here.
+///
+/// # Panics
+/// When the file for it cannot be written.
+pub fn skipped(line: &str) {
+    use std::io::Write as _;
+    eprintln!("skipped: {line}");
+    if let Some(log) = std::env::var_os("UMEM_SKIP_LOG") {
+        let log = std::fs::OpenOptions::new().append(true).create(true).open(log);
+        let mut file = log.expect("the log of skipped tests");
+        writeln!(file, "{line}").expect("room in the log");
+    }
+}

@@ -15,7 +15,7 @@ mod serial;
 mod shell;
 mod vm;
 
-pub use lab::{Lab, PATIENCE, until};
+pub use lab::{Lab, PATIENCE, skipped, until};
 pub use monitor::{Qmp, Text};
 pub use program::{linux, linux_workload, program, test_guest};
 pub use proxy::{Cut, Proxy, Recorded, Role};

@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 use std::ffi::OsStr;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -49,12 +48,7 @@ impl Client {
 pub fn given(variable: &str, test: &str) -> Option<PathBuf> {
     let found = std::env::var_os(variable).map(PathBuf::from);
     if found.is_none() {
-        let line = format!("{test}: {variable} is not set; run it by: cargo xtask test");
-        eprintln!("skipped: {line}");
-        if let Some(log) = std::env::var_os("UMEM_SKIP_LOG") {
-            let log = std::fs::OpenOptions::new().append(true).create(true).open(log);
-            writeln!(log.expect("the log of skipped tests"), "{line}").expect("room for a line");
-        }
+        crate::skipped(&format!("{test}: {variable} is not set; run it by: cargo xtask test"));
     }
     found
 }

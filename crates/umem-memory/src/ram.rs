@@ -308,6 +308,35 @@ impl GuestRam {
             .map_err(|_| RamError::NoRam { address: address.0, bytes: from.len() })
     }
 
+    /// Tells the kernel that transparent huge pages are welcome, where memory can be of such.
+    ///
+    /// # Errors
+    /// When the kernel has none.
+    pub fn prefer_huge_pages(&self) -> Result<(), RamError> {
+        if self.kind() != MemoryKind::Anonymous {
+            return Ok(());
+        }
+        self.each("advise huge pages for", Mapping::huge_pages)
+    }
+
+    /// Touches all RAM as if it were written, so that it holds host memory.
+    ///
+    /// # Errors
+    /// When the host has not that much.
+    pub fn populate(&self) -> Result<(), RamError> {
+        self.each("populate", Mapping::populate)
+    }
+
+    /// Has the kernel make one huge page of the small ones under a run of pages; whether it did. The guest
+    /// may run. Not while missing pages are watched.
+    ///
+    /// # Errors
+    /// When there are no such pages in one block.
+    pub fn collapse(&self, range: PageRange) -> Result<bool, RamError> {
+        let (mapping, offset) = self.run(range)?;
+        Ok(mapping.collapse(offset, range.count << self.layout().page_size().shift()))
+    }
+
     /// Gives all content back to the host: RAM reads as zero again. With a userfaultfd
     /// registered, all pages are missing again.
     ///

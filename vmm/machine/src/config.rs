@@ -74,8 +74,13 @@ pub struct VmConfig {
     pub name: Option<String>,
     /// Accelerator.
     pub accelerator: AcceleratorKind,
-    /// RAM in bytes; a multiple of 4 KiB.
+    /// RAM in bytes; a multiple of 4 KiB, and of the host's pages that it is made of.
     pub memory_bytes: u64,
+    /// What RAM is made of; not given: anonymous memory, or a memfd where pages are to arrive by way of one.
+    pub memory_backend: Option<Backend>,
+    /// Touch all RAM before the guest boots, so that it has its memory or does not start. Means nothing for
+    /// a guest that comes in: its pages bring their memory.
+    pub prealloc: bool,
     /// Number of harts.
     pub harts: u32,
     /// Kernel: a Linux `Image` or an ELF file. Absent for an incoming migration.
@@ -109,7 +114,30 @@ pub struct VmConfig {
 impl VmConfig {
     /// What RAM is made of.
     pub(crate) fn backend(&self) -> Backend {
-        if self.postcopy_flags.is_some() { Backend::Memfd } else { Backend::Anonymous }
+        let otherwise =
+            if self.postcopy_flags.is_some() { Backend::Memfd } else { Backend::Anonymous };
+        self.memory_backend.clone().unwrap_or(otherwise)
+    }
+
+    /// Whether RAM of this backend can be what the other options ask for.
+    fn check_backend(&self) -> Result<(), String> {
+        let backend = self.backend();
+        if self.postcopy_flags.is_some() && backend == Backend::Anonymous {
+            return Err("-postcopy-flags needs shared memory: use memory-backend-memfd, or \
+                        memory-backend-ram with share=on"
+                .to_owned());
+        }
+        let Backend::File(path) = &backend else { return Ok(()) };
+        let path = path.display();
+        let (kind, _) = backend.kind().map_err(|error| format!("memory in {path}: {error}"))?;
+        if self.postcopy && !kind.can_be_watched() {
+            return Err(format!(
+                "{path} is on a disk: memory there cannot receive pages while its guest runs \
+                 (-postcopy); use memory-backend-ram or memory-backend-memfd, or a file on tmpfs or \
+                 hugetlbfs"
+            ));
+        }
+        Ok(())
     }
 
     /// How arriving pages are put in place.
@@ -144,7 +172,7 @@ impl VmConfig {
         if self.postcopy && self.incoming == Incoming::No {
             return Err("-postcopy needs -incoming: it says what may come in".to_owned());
         }
-        Ok(())
+        self.check_backend()
     }
 }
 
@@ -154,6 +182,8 @@ impl Default for VmConfig {
             name: None,
             accelerator: AcceleratorKind::default(),
             memory_bytes: 128 << 20,
+            memory_backend: None,
+            prealloc: false,
             harts: 1,
             kernel: None,
             initrd: None,

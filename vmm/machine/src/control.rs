@@ -87,8 +87,15 @@ pub struct BlockStatus {
 pub struct MemoryStatus {
     /// Name, guest physical address, bytes of each RAM block.
     pub blocks: Vec<(String, u64, u64)>,
-    /// Page size of the host mapping, bytes.
+    /// Size of the pages that are counted, bytes.
     pub page_bytes: u64,
+    /// What the kernel has it made of.
+    pub kind: String,
+    /// Size of the host's pages, bytes: what is mapped, and arrives, as a whole.
+    pub host_page_bytes: u64,
+    /// Huge pages that were joined from small ones after the last postcopy, and places where one could
+    /// have been; `None` when that never began.
+    pub collapsed: Option<(u64, u64)>,
     /// Pages present; all of them unless a postcopy is under way.
     pub pages_present: u64,
     /// Pages in all.
@@ -150,6 +157,9 @@ pub struct MigrationParameters {
     pub max_postcopy_bandwidth: u64,
     /// Whether the background sends.
     pub postcopy_background: bool,
+    /// Whether, once all pages of a postcopy are here, the small pages that they came in are joined to
+    /// transparent huge ones.
+    pub postcopy_collapse: bool,
     /// When rounds end and postcopy begins, where both may be.
     pub postcopy_switch: PostcopySwitch,
     /// Connections for pages, 1 to [`MigrationParameters::MOST_CHANNELS`].
@@ -176,6 +186,7 @@ impl Default for MigrationParameters {
             max_bandwidth: 0,
             max_postcopy_bandwidth: 0,
             postcopy_background: true,
+            postcopy_collapse: true,
             postcopy_switch: PostcopySwitch::Auto,
             multifd_channels: 1,
             cpu_throttle_initial: 20,

@@ -385,7 +385,13 @@ fn ram(bytes: u64, backend: &Backend) -> Result<GuestRam, VmError> {
     };
     let layout = RamLayout::new(PageSize::SMALL, vec![spec])
         .map_err(|error| VmError::Config(error.to_string()))?;
-    GuestRam::new(layout, backend).map_err(|source| VmError::Memory { bytes, source })
+    let failed = |source| VmError::Memory { bytes, source };
+    let ram = GuestRam::new(layout, backend).map_err(failed)?;
+    // A guest's memory is used all over: huge pages spare it translations.
+    if let Err(error) = ram.prefer_huge_pages() {
+        log::debug!("no transparent huge pages: {error}");
+    }
+    Ok(ram)
 }
 
 /// Brings the terminal's input to the serial port, from a thread of its own. It waits for room, for

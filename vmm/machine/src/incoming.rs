@@ -16,7 +16,7 @@ use umem_link::{
     DestinationListener, DestinationOptions, DestinationVm, Endpoint, MachineDescription, Mode,
     snapshot_path,
 };
-use umem_memory::{GuestRam, PageBitmap};
+use umem_memory::{GuestRam, MemoryKind, PageBitmap};
 
 /// Longest wait for the driver while a guest comes in.
 const DRIVER_BOUND: Duration = Duration::from_secs(20);
@@ -125,7 +125,10 @@ impl Vm {
             return Err(difference);
         }
         let ram = self.hardware.pages.ram();
-        admission::admit(ram.layout().total_bytes()).map_err(|error| error.to_string())?;
+        // Huge pages were set aside when RAM was made.
+        if ram.kind() != MemoryKind::Huge {
+            admission::admit(ram.layout().total_bytes()).map_err(|error| error.to_string())?;
+        }
         Ok(ram.clone())
     }
 
@@ -191,7 +194,12 @@ impl Vm {
                 log::warn!("all pages are here, but page service stays: {}", chain(&error));
             }
             match plane.table().counts().poisoned {
-                0 => self.hardware.pages.disarm(),
+                0 => {
+                    self.hardware.pages.disarm();
+                    if self.shared.migration.parameters().postcopy_collapse {
+                        self.shared.collapse.begin(self.hardware.pages.ram());
+                    }
+                }
                 // The plane keeps them from being touched, which would end this process.
                 lost => log::warn!("{lost} pages could not be read at the source and are lost"),
             }

@@ -6,6 +6,7 @@
 
 mod admission;
 mod board;
+mod collapse;
 mod config;
 mod console;
 mod control;
@@ -46,4 +47,5 @@ pub use control::{
 };
 pub use exit::ExitReason;
 pub use handle::VmHandle;
+pub use umem_memory::{Backend, HugePages, PageSize, huge_page_pool, huge_pages};
 pub use vm::VmError;

@@ -33,6 +33,7 @@ impl Vm {
             return Err(error);
         }
         self.asked.set(None);
+        self.shared.collapse.end();
         self.hardware.finish_output(Instant::now() + OUTPUT_BOUND);
         self.life.reset();
         let pristine = std::mem::take(&mut self.pristine);

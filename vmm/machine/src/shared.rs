@@ -1,5 +1,6 @@
 //! What may be read of a VM without asking its driver.
 
+use crate::collapse::Collapse;
 use crate::control::{BlockStatus, CpuStatus, MemoryStatus, RunState, VmEvent, VmStatus};
 use crate::events::EventHub;
 use crate::exit::ExitLatch;
@@ -20,6 +21,8 @@ pub(crate) struct Shared {
     pub events: EventHub,
     /// The newest migration and what may be done to it.
     pub migration: MigrationDesk,
+    /// The joining of small pages after a postcopy.
+    pub(crate) collapse: Collapse,
     /// Time that an outgoing migration takes from the vCPUs.
     pub(crate) throttle: Throttle,
     pub(crate) pages: GuestPages,
@@ -48,6 +51,7 @@ impl Shared {
             exit: ExitLatch::default(),
             events: EventHub::default(),
             migration: MigrationDesk::default(),
+            collapse: Collapse::default(),
             throttle,
             pages,
             vcpus,
@@ -136,6 +140,9 @@ impl Shared {
                 .map(|block| (block.name.clone(), block.guest_address.0, block.bytes()))
                 .collect(),
             page_bytes: layout.page_size().bytes(),
+            kind: self.pages.ram().kind().to_string(),
+            host_page_bytes: self.pages.ram().host_page().bytes(),
+            collapsed: self.collapse.counts(),
             pages_present: present,
             pages_total: total,
         }

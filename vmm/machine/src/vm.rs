@@ -211,6 +211,10 @@ impl Vm {
 
     /// Loads the kernel into fresh RAM and points the boot hart at it.
     pub(crate) fn boot(&mut self) -> Result<(), VmError> {
+        if self.config.prealloc {
+            let (ram, bytes) = (self.hardware.pages.ram(), self.config.memory_bytes);
+            ram.populate().map_err(|source| VmError::Memory { bytes, source })?;
+        }
         let Some(kernel) = self.config.kernel.clone() else {
             return Err(VmError::Config(
                 "there is no kernel to boot; give one with -kernel, or -incoming".into(),
@@ -338,6 +342,7 @@ impl Vm {
     pub(crate) fn quit(&mut self) {
         self.vcpus.iter().for_each(VcpuThread::request_end);
         self.shared.migration.abandon();
+        self.shared.collapse.end();
         for vcpu in &mut self.vcpus {
             vcpu.join_within(JOIN_BOUND);
         }

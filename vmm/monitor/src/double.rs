@@ -64,6 +64,9 @@ impl VmControl for Recorder {
         MemoryStatus {
             blocks: vec![("ram".into(), 0x8000_0000, 1 << 30)],
             page_bytes: 4096,
+            kind: "anonymous".into(),
+            host_page_bytes: 4096,
+            collapsed: Some((3, 4)),
             pages_present: 5,
             pages_total: 262_144,
         }

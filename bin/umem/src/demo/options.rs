@@ -1,8 +1,9 @@
 //! Options of the demo, and what they make of the VMs' options.
 
-use crate::vm::memory_size;
+use crate::vm::{huge_page_size, memory_size};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
+use machine::{HugePages, PageSize};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -52,12 +53,37 @@ impl Mode {
 /// Modes in which the guest may run before its pages are there.
 const WITH_POSTCOPY: [Mode; 2] = [Mode::Postcopy, Mode::Hybrid];
 
+/// Which pages each end's RAM is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pages {
+    source: PageSize,
+    destination: PageSize,
+}
+
+impl std::str::FromStr for Pages {
+    type Err = String;
+
+    /// `2M`, or `4K:2M` for each end.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let page = |text: &str| match text {
+            "4K" | "4k" => Ok(PageSize::SMALL),
+            _ => huge_page_size(text),
+        };
+        let (source, destination) = text.split_once(':').unwrap_or((text, text));
+        Ok(Self { source: page(source)?, destination: page(destination)? })
+    }
+}
+
 /// Move a guest that checks its own memory between two VMs on this host.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// RAM of the guest: 1G, 512M, or a number of MiB
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = memory_size)]
     pub(super) memory: u64,
+    /// Huge pages that RAM is made of, 2M or 1G; SOURCE:DESTINATION for each end, where 4K is none. Root
+    /// sets them aside for the demo, others need them set aside
+    #[arg(long, value_name = "SIZE[:SIZE]")]
+    hugepages: Option<Pages>,
     /// vCPUs of the guest; each writes pages of its own
     #[arg(long, value_name = "NUMBER", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=32))]
@@ -169,16 +195,54 @@ impl Options {
         }
     }
 
-    fn machine_options(&self) -> Vec<OsString> {
+    fn machine_options(&self, page: PageSize) -> Vec<OsString> {
         let (memory, vcpus) = (format!("{}b", self.memory), self.vcpus.to_string());
-        ["-machine", "virt,accel=tcg", "-monitor", "none", "-m", &memory, "-smp", &vcpus]
-            .map(OsString::from)
-            .into()
+        let mut options: Vec<OsString> =
+            ["-machine", "virt,accel=tcg", "-monitor", "none", "-m", &memory, "-smp", &vcpus]
+                .map(OsString::from)
+                .into();
+        if page != PageSize::SMALL {
+            let size = page.bytes() >> 20;
+            let object = format!("memory-backend-memfd,id=huge,hugetlb=on,hugetlbsize={size}M");
+            options.extend(["-object".into(), object.into()]);
+            options.extend(["-machine", "memory-backend=huge"].map(Into::into));
+        }
+        options
+    }
+
+    fn pages(&self) -> Pages {
+        let small = Pages { source: PageSize::SMALL, destination: PageSize::SMALL };
+        self.hugepages.unwrap_or(small)
+    }
+
+    /// Huge pages for both ends, for as long as they are kept; none where they are set aside already, or
+    /// this user may not.
+    pub(super) fn set_aside(&self) -> anyhow::Result<Vec<HugePages>> {
+        let Pages { source, destination } = self.pages();
+        let mut needed = std::collections::BTreeMap::new();
+        for page in [source, destination].into_iter().filter(|page| *page != PageSize::SMALL) {
+            *needed.entry(page).or_insert(0) += self.memory.div_ceil(page.bytes());
+        }
+        let mut aside = Vec::new();
+        for (page, count) in needed {
+            let (free, total) = machine::huge_pages(page).unwrap_or_default();
+            let Some(more) = count.checked_sub(free).filter(|more| *more > 0) else { continue };
+            let all = total + more;
+            let pool = machine::huge_page_pool(page);
+            let hint = format!(
+                "two VMs need {count} huge pages of {} KiB and {free} are free; as root: echo {all} > \
+                 {}/nr_hugepages",
+                page.bytes() >> 10,
+                pool.display()
+            );
+            aside.push(HugePages::set_aside(page, more).context(hint)?);
+        }
+        Ok(aside)
     }
 
     /// The source's options; the embedded guest's image is written into `folder`.
     pub(super) fn guest_options(&self, folder: &Path, seed: u64) -> anyhow::Result<Vec<OsString>> {
-        let mut options = self.machine_options();
+        let mut options = self.machine_options(self.pages().source);
         let Self { fill, dirty_rate, vcpus, .. } = self;
         let append = if self.linux {
             for file in [&self.kernel, &self.initrd] {
@@ -207,7 +271,7 @@ impl Options {
 
     /// The destination's options.
     pub(super) fn destination_options(&self) -> Vec<OsString> {
-        let mut options = self.machine_options();
+        let mut options = self.machine_options(self.pages().destination);
         options.extend(["-incoming", "defer"].map(Into::into));
         if self.mode == Mode::Precopy {
             return options;

@@ -11,6 +11,7 @@ use super::series::{Beat, Beats};
 use super::{End, Options, interrupted};
 use anyhow::{Context as _, anyhow, bail};
 use crossbeam_channel::{Sender, unbounded};
+use machine::HugePages;
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -45,6 +46,8 @@ pub(super) struct Scenario<'o> {
     deadline: Instant,
     /// Most of the vCPUs' time that was seen to be taken, in percent.
     throttle_most: u8,
+    /// Given back when both VMs have ended: fields are dropped in their order.
+    _huge_pages: Vec<HugePages>,
 }
 
 /// When things happened.
@@ -64,6 +67,7 @@ impl<'o> Scenario<'o> {
         let seed = options.seed()?;
         let mut progress = Progress::new(options.json);
         progress.show("start", "two VMs on this host");
+        let huge_pages = options.set_aside()?;
         let (chunks, receiver) = unbounded();
         let guest = options.guest_options(folder, seed)?;
         let starting = deadline.min(began + START);
@@ -81,6 +85,7 @@ impl<'o> Scenario<'o> {
             progress,
             deadline,
             throttle_most: 0,
+            _huge_pages: huge_pages,
         })
     }
 

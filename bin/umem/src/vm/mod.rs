@@ -1,5 +1,6 @@
 //! `umem vm`.
 
+mod memory;
 mod network;
 mod options;
 mod parse;
@@ -10,6 +11,7 @@ mod values;
 mod tests;
 
 use crate::cli;
+pub(crate) use memory::page_size as huge_page_size;
 use parse::{Asked, parse};
 pub(crate) use run::END_WITH_PARENT;
 use std::process::ExitCode;

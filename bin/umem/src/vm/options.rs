@@ -1,5 +1,6 @@
 //! The options of `umem vm`: one table is parser and help.
 
+use super::memory;
 use super::network;
 use super::parse::Draft;
 use super::values;
@@ -53,7 +54,7 @@ pub(super) static GROUPS: &[(&str, &[OptionRow])] = &[
         &[
             many(
                 "machine",
-                "[virt][,accel=tcg|kvm]",
+                "[virt][,accel=tcg|kvm][,memory-backend=ID]",
                 "board and accelerator; accel alone picks its board",
                 values::machine,
             ),
@@ -62,8 +63,26 @@ pub(super) static GROUPS: &[(&str, &[OptionRow])] = &[
             }),
             one("m", "SIZE", "RAM: 1G, 512M, or a number of MiB (default 128)", |draft, text| {
                 draft.config.memory_bytes = values::memory(text)?;
+                draft.memory_given = true;
                 Ok(())
             }),
+            many(
+                "object",
+                "memory-backend-ram|memory-backend-memfd|memory-backend-file,id=ID[,size=SIZE]",
+                "what RAM can be made of, with -machine memory-backend=ID; more of it: share=on|off,\n\
+                 prealloc=on|off, of memfd: hugetlb=on[,hugetlbsize=2M|1G], of file: mem-path=PATH",
+                memory::object,
+            ),
+            one(
+                "mem-path",
+                "PATH",
+                "RAM is in a file: one without a name if this is a folder (as that of a hugetlbfs),\n\
+                 else this one",
+                |draft, text| {
+                    draft.mem_path = Some(text.into());
+                    Ok(())
+                },
+            ),
             one("smp", "[cpus=]N", "number of harts, each a thread (default 1)", |draft, text| {
                 values::harts(draft, text)
             }),

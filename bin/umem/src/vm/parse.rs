@@ -1,5 +1,6 @@
 //! From arguments to what is to be run, or one line that says what is wrong.
 
+use super::memory::{self, MemoryObject};
 use super::network::{self, NetworkDevice};
 use super::options;
 use crate::console::SerialSpec;
@@ -24,6 +25,12 @@ pub(super) struct Draft {
     pub(super) netdevs: Vec<(String, TapSource)>,
     /// Network devices whose taps are still to be found.
     pub(super) network_devices: Vec<NetworkDevice>,
+    /// Memory backends, and the one that RAM is to be.
+    pub(super) objects: Vec<MemoryObject>,
+    pub(super) memory_backend: Option<String>,
+    pub(super) mem_path: Option<PathBuf>,
+    /// Whether `-m` was given.
+    pub(super) memory_given: bool,
     pub(super) help: bool,
     pub(super) version: bool,
 }
@@ -92,6 +99,7 @@ fn read(arguments: &[String]) -> Result<Draft, String> {
 fn finish(mut draft: Draft, terminal: bool) -> Result<VmCommand, String> {
     let (serial, monitors) = consoles(&mut draft, terminal)?;
     let networks = network::join(&draft)?;
+    memory::join(&mut draft)?;
     let mut config = draft.config;
     config.networks = networks;
     let waits = config.incoming != Incoming::No;

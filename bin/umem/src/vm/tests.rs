@@ -110,6 +110,31 @@ fn harts_are_counted_as_on_qemu_s_command_line() {
 }
 
 #[test]
+fn memory_backends_are_what_qemu_s_users_write() {
+    use machine::{Backend, PageSize};
+    let memfd = "-object memory-backend-memfd,id=m";
+    for (options, backend) in [
+        ("-object memory-backend-ram,id=m", Backend::Anonymous),
+        ("-object memory-backend-ram,id=m,share=on", Backend::Memfd),
+        (memfd, Backend::Memfd),
+        (&format!("{memfd},share=off,hugetlb=off"), Backend::Memfd),
+        (&format!("{memfd},hugetlb=on"), Backend::HugeMemfd(PageSize::HUGE_2M)),
+        (&format!("{memfd},hugetlb=on,hugetlbsize=1G"), Backend::HugeMemfd(PageSize::HUGE_1G)),
+        ("-object memory-backend-file,id=m,share=on,mem-path=/x/y", Backend::File("/x/y".into())),
+        ("-object memory-backend-file,id=m,mem-path=/tmp", Backend::File("/tmp".into())),
+    ] {
+        let line = words(&format!("-kernel k -machine virt,memory-backend=m {options},size=64M"));
+        match parse_for(&line, false) {
+            Ok(Asked::Run(got)) => {
+                assert_eq!(got.config.memory_backend, Some(backend), "{options}");
+                assert_eq!(got.config.memory_bytes, 64 << 20);
+            }
+            other => panic!("{options}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn wrong_options_are_refused_in_one_line() {
     let cases = [
         ("", "-kernel is missing"),
@@ -134,6 +159,24 @@ fn wrong_options_are_refused_in_one_line() {
         ("-kernel k -smp 4,maxcpus=8", "no maxcpus"),
         ("-kernel k -smp 4,5", "'5' is not known"),
         ("-kernel k -m 0", "0 bytes"),
+        ("-kernel k -object memory-backend-ram,id=m", "'m' is used by nobody"),
+        ("-kernel k -machine memory-backend=m", "no -object memory-backend-...,id=m"),
+        ("-kernel k -object memory-backend-ram", "id=ID is missing"),
+        ("-kernel k -object rng-random,id=r", "there is memory-backend-ram"),
+        ("-kernel k -object memory-backend-ram,id=m,hugetlb=on", "not known of memory-backend-ram"),
+        ("-kernel k -object memory-backend-memfd,id=m,hugetlbsize=2M", "only with hugetlb=on"),
+        ("-kernel k -object memory-backend-memfd,id=m,hugetlb=on,hugetlbsize=3M", "use 2M or 1G"),
+        ("-kernel k -object memory-backend-file,id=m", "mem-path=PATH is missing"),
+        ("-kernel k -object memory-backend-file,id=m,mem-path=/x", "share=on"),
+        ("-kernel k -object memory-backend-ram,id=m,share=maybe", "neither on nor off"),
+        (
+            "-kernel k -m 1G -object memory-backend-ram,id=m,size=2G -machine memory-backend=m",
+            "-m asks for 1073741824 bytes, and memory backend 'm' has 2147483648",
+        ),
+        (
+            "-kernel k -mem-path /tmp -object memory-backend-ram,id=m -machine memory-backend=m",
+            "both say what RAM is",
+        ),
         ("-kernel k -m 1X", "'1X' is no size"),
         ("-kernel k -m -1", "'-1' is no size"),
         ("-kernel k -m 99999999999T", "is no size"),

@@ -26,6 +26,7 @@ pub(super) fn machine(draft: &mut Draft, text: &str) -> Result<(), String> {
             None if place == 0 => board(part)?,
             Some(("type", name)) => board(name)?,
             Some(("accel", name)) => accelerator(draft, name)?,
+            Some(("memory-backend", id)) => draft.memory_backend = Some(id.to_owned()),
             _ => return Err(format!("'{part}' is not known; use virt,accel=tcg")),
         }
     }

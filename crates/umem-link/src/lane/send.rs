@@ -100,7 +100,10 @@ impl PageSender {
             let demanded = order.partition_point(|wanted| wanted.cause == Cause::Demand);
             let neighbours = if order.len() - demanded > FEW { demanded } else { order.len() };
             let (demanded, neighbours) = order.split_at(neighbours);
-            self.send_wanted(&mut *writer, demanded)?;
+            // A huge page is asked for as a whole: its first pages go while the next are looked at.
+            for some in demanded.chunks(CHUNK_PAGES as usize) {
+                self.send_wanted(&mut *writer, some)?;
+            }
             for some in neighbours.chunks(NEIGHBOURS) {
                 self.send_wanted(&mut *writer, some)?;
             }

@@ -138,7 +138,19 @@ impl Mapping {
         Ok(())
     }
 
-    #[cfg(test)]
+    pub(super) fn populate(&self) -> io::Result<()> {
+        self.advise(Advice::LinuxPopulateWrite)
+    }
+
+    /// `MADV_COLLAPSE` (Linux 6.1).
+    pub(super) fn collapse(&self, offset: u64, bytes: u64) -> bool {
+        const COLLAPSE: i32 = 25;
+        let Ok((start, bytes)) = self.part(offset, bytes) else { return false };
+        // SAFETY: a part of our own mapping, whose content stays as it is.
+        let result = unsafe { libc::madvise(start.cast(), bytes, COLLAPSE) };
+        result == 0
+    }
+
     pub(super) fn huge_pages(&self) -> io::Result<()> {
         self.advise(Advice::LinuxHugepage)
     }
@@ -149,9 +161,10 @@ impl Mapping {
     }
 
     /// Changes access in steps, so that page faults elsewhere in the process wait for one step at
-    /// most: the kernel holds the address space's lock over each.
+    /// most: the kernel holds the address space's lock over each. A step is no less than a huge page,
+    /// which would be split.
     fn protect(&self, access: MprotectFlags) -> io::Result<()> {
-        const STEP: usize = 1 << 20;
+        const STEP: usize = 2 << 20;
         let bytes = self.region.size();
         let step = STEP.max(self.host_page.len());
         for from in (0..bytes).step_by(step) {

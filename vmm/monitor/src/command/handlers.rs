@@ -140,6 +140,10 @@ pub(super) fn memory(vm: &dyn VmControl, _: &Args) -> Answer {
         "pages: {} of {} present, {} bytes each",
         memory.pages_present, memory.pages_total, memory.page_bytes
     );
+    let _ = writeln!(text, "{}, host pages of {} KiB", memory.kind, memory.host_page_bytes >> 10);
+    if let Some((joined, places)) = memory.collapsed {
+        let _ = writeln!(text, "small pages joined to huge ones: {joined} of {places} places");
+    }
     told(text, json!(memory))
 }
 

@@ -115,7 +115,7 @@ impl Domain {
 }
 
 /// Every parameter, in the order of `info migrate_parameters`.
-pub(crate) const PARAMETERS: [Parameter; 9] = [
+pub(crate) const PARAMETERS: [Parameter; 10] = [
     Parameter {
         name: "downtime-limit",
         json: "downtime-limit",
@@ -147,6 +147,14 @@ pub(crate) const PARAMETERS: [Parameter; 9] = [
         domain: Domain::Switch,
         get: |all| Setting::Switch(all.postcopy_background),
         set: |all, value| all.postcopy_background = value == Setting::Switch(true),
+    },
+    Parameter {
+        name: "postcopy-collapse",
+        json: "x-umem-postcopy-collapse",
+        help: "at the destination: join small pages to transparent huge ones once all have arrived",
+        domain: Domain::Switch,
+        get: |all| Setting::Switch(all.postcopy_collapse),
+        set: |all, value| all.postcopy_collapse = value == Setting::Switch(true),
     },
     Parameter {
         name: "postcopy-switch",

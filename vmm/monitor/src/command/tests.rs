@@ -192,6 +192,7 @@ downtime-limit 150
 max-bandwidth 2g
 max-postcopy-bandwidth 30M
 postcopy-background off
+postcopy-collapse off
 postcopy-switch manual
 multifd-channels 4
 cpu-throttle-initial 10
@@ -207,6 +208,7 @@ downtime-limit: 150 ms
 max-bandwidth: 2147483648 bytes/second
 max-postcopy-bandwidth: 31457280 bytes/second
 postcopy-background: off
+postcopy-collapse: off
 postcopy-switch: manual
 multifd-channels: 4
 cpu-throttle-initial: 10 %
