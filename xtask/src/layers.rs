@@ -41,7 +41,8 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
             "umem-tests",
             with(&REUSABLE, &["accel", "accel-tcg", "accel-kvm", "devices", "machine", "monitor"]),
         ),
-        ("xtask", vec![]),
+        ("umem-bench", vec![]),
+        ("xtask", vec!["umem-bench"]),
     ])
 }
 

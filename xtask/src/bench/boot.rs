@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use umem_bench::stats;
 
 use super::{
-    Setup, stats,
+    Setup,
     vm::{self, Contender},
 };
 

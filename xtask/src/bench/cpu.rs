@@ -8,9 +8,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
+use umem_bench::stats;
 
 use super::{
-    Setup, stats,
+    Setup,
     vm::{self, Contender},
 };
 use crate::{

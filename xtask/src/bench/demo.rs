@@ -2,14 +2,15 @@
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+use umem_bench::{stats, warm};
 
-use super::{Setup, probe, stats};
+use super::Setup;
 use crate::run;
 
 const RATES: [u64; 2] = [2000, 20_000];
 
 fn once(setup: &Setup, rate: u64) -> Result<Value> {
-    probe::warm_memory()?;
+    warm::memory()?;
     let mut command = run::command(&setup.umem, ["demo", "--json", "--dirty-rate"]);
     let text = run::text(command.arg(rate.to_string()))?;
     let mut report: Value = serde_json::from_str(&text).context("the demo's JSON")?;

@@ -8,11 +8,9 @@ mod boot;
 mod cpu;
 mod demo;
 mod host;
-mod limits;
 mod moving;
 mod probe;
 mod qmp;
-mod stats;
 mod table;
 mod vm;
 
@@ -21,6 +19,7 @@ use std::{fs, path::PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
+use umem_bench::limits;
 
 use crate::{linux, paths, qemu, run};
 

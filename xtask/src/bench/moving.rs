@@ -11,11 +11,11 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 use serde_json::{Value, json};
+use umem_bench::{stats, warm};
 
 use super::{
     Setup, probe,
     probe::Beat,
-    stats,
     vm::{Console, Contender, Heard, Machine},
 };
 
@@ -263,7 +263,7 @@ impl Move {
     fn run(&mut self) -> Result<Value> {
         self.until_said("ready ")?;
         let uri = self.prepare()?;
-        probe::warm_memory()?;
+        warm::memory()?;
         self.listen_for(probe::BEFORE + Duration::from_millis(300));
         self.source.send(b'm')?;
         self.until_said("mark ")?;

@@ -5,10 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
-use super::stats::rounded;
+use umem_bench::stats::rounded;
 
-/// More than the destination will touch for the first time.
-const WARM_BYTES: usize = 1280 << 20;
 /// A silence longer than this counts as a stall; heartbeats come each 10 ms.
 const SILENCE: Duration = Duration::from_millis(20);
 /// The guest is back when it writes at this share of its former rate ...
@@ -19,16 +17,6 @@ const WINDOWS: [Duration; 2] = [Duration::from_millis(100), Duration::from_milli
 pub(crate) const BEFORE: Duration = Duration::from_secs(2);
 /// How long after the move the guest is listened to.
 pub(crate) const AFTER: Duration = Duration::from_secs(1);
-
-/// Touches memory and frees it: a host that is a guest itself may have given idle memory back, and the first
-/// touch of such memory costs milliseconds that no migration is to blame for.
-pub(crate) fn warm_memory() -> Result<()> {
-    let mut memory: Vec<u8> = Vec::new();
-    memory.try_reserve_exact(WARM_BYTES).context("no memory to warm")?;
-    memory.resize(WARM_BYTES, 1);
-    std::hint::black_box(&memory);
-    Ok(())
-}
 
 /// A heartbeat: when it was heard, at which end, and the guest's writes so far.
 #[derive(Debug, Clone, Copy)]

@@ -57,6 +57,8 @@ const LIMITS: Columns = &[
     ("loopback TCP MiB/s", "tcp_mib_s"),
     ("UFFDIO_COPY 4 KiB", "copy_4k_mib_s"),
     ("64 KiB", "copy_64k_mib_s"),
+    ("round trip, 64 B to 4 KiB, p50 µs", "round_trip_p50_us"),
+    ("p99 µs", "round_trip_p99_us"),
 ];
 
 /// Prints what was measured under this name.
@@ -124,6 +126,6 @@ mod tests {
     #[test]
     fn what_was_not_measured_is_a_dash() {
         let text = table(LIMITS, &[json!({ "tcp_mib_s": 1800.0, "copy_4k_mib_s": 12.5 })]);
-        assert!(text.ends_with("|---|---|---|\n| 1800 | 12.5 | – |\n"), "{text}");
+        assert!(text.ends_with("|---|---|---|---|---|\n| 1800 | 12.5 | – | – | – |\n"), "{text}");
     }
 }

@@ -1,4 +1,5 @@
-//! What the host can do at best: bytes through loopback TCP, and pages through `UFFDIO_COPY`.
+//! What the host can do at best: bytes through loopback TCP, its round trip, and pages through
+//! `UFFDIO_COPY`.
 #![allow(unsafe_code)]
 
 use std::{
@@ -17,7 +18,7 @@ use rustix::{
 };
 use serde_json::{Value, json};
 
-use super::{probe, stats};
+use crate::{round_trip, stats, warm};
 
 const TCP_BYTES: usize = 2 << 30;
 const TCP_WRITE: usize = 256 << 10;
@@ -152,13 +153,28 @@ fn copy(size: usize) -> Result<Value> {
     Ok(mib_per_second(COPY_BYTES, began.elapsed()))
 }
 
-/// Medians in MiB/s.
-pub(crate) fn measure(runs: u32) -> Result<Value> {
+/// Microseconds of a request and a page back.
+fn round_trip() -> Result<[Value; 2]> {
+    let times = round_trip::times()?;
+    let times: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1e6).collect();
+    Ok([0.5, 0.99].map(|share| json!(stats::quantile(&times, share).map(stats::rounded))))
+}
+
+/// Medians over the runs: rates in MiB/s, round trips in microseconds.
+///
+/// # Errors
+/// When there is no memory, or loopback TCP fails. A host without userfaultfd only lacks those figures.
+pub fn measure(runs: u32) -> Result<Value> {
     let mut all = Vec::new();
     for run in 1..=runs {
         eprintln!("bench: limits, run {run} of {runs}");
-        probe::warm_memory()?;
-        let mut row = json!({ "tcp_mib_s": tcp()? });
+        warm::memory()?;
+        let [half, most] = round_trip()?;
+        let mut row = json!({
+            "tcp_mib_s": tcp()?,
+            "round_trip_p50_us": half,
+            "round_trip_p99_us": most,
+        });
         for (name, size) in ["copy_4k_mib_s", "copy_64k_mib_s"].into_iter().zip(COPY_SIZES) {
             match copy(size) {
                 Ok(rate) => row[name] = rate,
@@ -167,7 +183,8 @@ pub(crate) fn measure(runs: u32) -> Result<Value> {
         }
         all.push(row);
     }
-    let names = ["tcp_mib_s", "copy_4k_mib_s", "copy_64k_mib_s"];
+    let names =
+        ["tcp_mib_s", "copy_4k_mib_s", "copy_64k_mib_s", "round_trip_p50_us", "round_trip_p99_us"];
     let mut found = json!({ "runs": all });
     for name in names {
         found[name] = stats::median_of(&all, name);

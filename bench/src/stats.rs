@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 /// The middle one; of an even number, the mean of the two in the middle. `None` of nothing.
-pub(crate) fn median(values: &[f64]) -> Option<f64> {
+#[must_use]
+pub fn median(values: &[f64]) -> Option<f64> {
     let mut sorted: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
@@ -14,8 +15,18 @@ pub(crate) fn median(values: &[f64]) -> Option<f64> {
     }
 }
 
+/// The value that `share` of all, from 0 to 1, do not exceed, by nearest rank. `None` of nothing.
+#[must_use]
+pub fn quantile(values: &[f64], share: f64) -> Option<f64> {
+    let mut sorted: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (share.clamp(0.0, 1.0) * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied()
+}
+
 /// Three digits are more than these machines repeat.
-pub(crate) fn rounded(value: f64) -> f64 {
+#[must_use]
+pub fn rounded(value: f64) -> f64 {
     if value == 0.0 || !value.is_finite() {
         return 0.0;
     }
@@ -25,13 +36,15 @@ pub(crate) fn rounded(value: f64) -> f64 {
 }
 
 /// The median of the field `name` over all runs; null when no run has it.
-pub(crate) fn median_of(runs: &[Value], name: &str) -> Value {
+#[must_use]
+pub fn median_of(runs: &[Value], name: &str) -> Value {
     let values: Vec<f64> = runs.iter().filter_map(|run| run[name].as_f64()).collect();
     median(&values).map_or(Value::Null, |value| json!(rounded(value)))
 }
 
 /// `above` by `below`; null when either is unknown or nothing.
-pub(crate) fn ratio(above: &Value, below: &Value) -> Value {
+#[must_use]
+pub fn ratio(above: &Value, below: &Value) -> Value {
     match (above.as_f64(), below.as_f64()) {
         (Some(above), Some(below)) if below != 0.0 => json!(rounded(above / below)),
         _ => Value::Null,
@@ -40,7 +53,7 @@ pub(crate) fn ratio(above: &Value, below: &Value) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::{median, median_of, ratio, rounded};
+    use super::{median, median_of, quantile, ratio, rounded};
     use serde_json::json;
 
     #[test]
@@ -48,6 +61,16 @@ mod tests {
         assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0]), Some(2.5));
         assert_eq!(median(&[]), None);
+    }
+
+    #[test]
+    fn a_quantile_is_one_of_the_values_by_nearest_rank() {
+        let values: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        assert_eq!(quantile(&values, 0.99), Some(99.0));
+        assert_eq!(quantile(&values, 0.0), Some(1.0));
+        assert_eq!(quantile(&values, 1.0), Some(100.0));
+        assert_eq!(quantile(&[7.0], 0.5), Some(7.0));
+        assert_eq!(quantile(&[], 0.5), None);
     }
 
     #[test]
