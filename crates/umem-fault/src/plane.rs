@@ -6,7 +6,7 @@ use crate::outstanding::Outstanding;
 use crate::placement::{Place, Placement};
 use crate::reader::Reader;
 use crate::regions::{ForeignRegion, Regions};
-use crate::state::{Arrival, Claim, Waited};
+use crate::state::{Arrival, Claim, PageState, Waited};
 use crate::stats::{FaultCause, FaultStats, Recorder};
 use crate::table::PageTable;
 use crate::uffd::{Features, Userfaultfd};
@@ -22,6 +22,12 @@ use umem_memory::{GuestRam, PageBitmap, PageIndex, PageRange, PageSize};
 pub trait PageRequester: Send + Sync {
     /// Asks for pages. All that are needed at once come in one call.
     fn request(&self, pages: &[PageIndex]);
+
+    /// Says that the content of these pages does not matter any more. They will come all the same, as
+    /// zeroes where the source can still spare them; who has no way to say so does nothing.
+    fn remove(&self, runs: &[PageRange]) {
+        let _ = runs;
+    }
 }
 
 /// What became of a range of pages.
@@ -158,6 +164,27 @@ impl FaultPlane {
         if let Some(requester) = requester {
             requester.request(pages);
         }
+    }
+
+    /// The guest does not need what these pages hold. Those that are missing, and that nobody waits for,
+    /// need not be sent: the source is told. All others stay as they are. Number of pages that it is
+    /// told of.
+    pub fn give_up(&self, range: PageRange) -> u64 {
+        let mut runs: Vec<PageRange> = Vec::new();
+        for page in range.pages() {
+            if self.table.state(page) != PageState::Missing {
+                continue;
+            }
+            match runs.last_mut() {
+                Some(last) if last.checked_end() == Some(page.0) => last.count += 1,
+                _ => runs.push(PageRange::one(page)),
+            }
+        }
+        let requester = self.requester.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(requester) = requester.filter(|_| !runs.is_empty()) {
+            requester.remove(&runs);
+        }
+        runs.iter().map(|run| run.count).sum()
     }
 
     pub(crate) fn uffd(&self) -> Result<Arc<Userfaultfd>, FaultError> {

@@ -38,6 +38,9 @@ pub struct PageCounts {
     pub fill: u64,
     /// Of all of these, copies that arrived when the page was already there (destination only).
     pub duplicate: u64,
+    /// Of all of these, pages that went as zeroes because the guest had given them back at the
+    /// destination (source only).
+    pub removed: u64,
     /// Pages of the guest's RAM.
     pub total: u64,
     /// Pages not at the destination yet, as this end knows.

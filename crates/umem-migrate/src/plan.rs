@@ -47,6 +47,8 @@ pub struct SendPlan {
     layout: RamLayout,
     prefault: Prefault,
     sent: PageBitmap,
+    /// Pages that the destination does not want any more, and that were not sent before it said so.
+    removed: PageBitmap,
     sent_pages: AtomicU64,
     /// Where the background goes on.
     cursor: AtomicU64,
@@ -66,9 +68,10 @@ impl SendPlan {
     /// A plan under which nothing was sent.
     #[must_use]
     pub fn new(layout: RamLayout, prefault: Prefault) -> Self {
-        let sent = PageBitmap::new(layout.total_pages());
+        let [sent, removed] = [0; 2].map(|_| PageBitmap::new(layout.total_pages()));
         let (sent_pages, cursor) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { layout, prefault, sent, sent_pages, cursor, preferred: OnceLock::new() }
+        let preferred = OnceLock::new();
+        Self { layout, prefault, sent, removed, sent_pages, cursor, preferred }
     }
 
     /// Marks the pages that the destination has: those whose bit is clear in `pending`. To be called
@@ -117,6 +120,44 @@ impl SendPlan {
             self.sent_pages.fetch_add(1, Ordering::AcqRel);
         }
         first
+    }
+
+    /// The destination does not want these runs, by their first page and number, in order. What was not
+    /// sent is sent as zeroes, whenever it is sent from now on, and counts as sent: the runs of it, none
+    /// over the end of a block. What was sent stays what it was.
+    ///
+    /// Not beside [`Self::demand`]: a page is either removed or sent as it is.
+    ///
+    /// # Errors
+    /// When a run does not exist, or is not behind the one before it; those before it are removed.
+    pub fn remove(&self, runs: &[(u64, u64)]) -> Result<Vec<PageRange>, BadRequest> {
+        let total = self.layout.total_pages();
+        let mut removed: Vec<PageRange> = Vec::new();
+        let mut behind = 0;
+        for &(start, count) in runs {
+            let end = start.checked_add(count).filter(|&end| start >= behind && end <= total);
+            let end = end.ok_or(BadRequest { page: start, total })?;
+            behind = end;
+            for page in (start..end).map(PageIndex).filter(|page| self.claim(*page)) {
+                self.removed.set(PageRange::one(page));
+                match removed.last_mut() {
+                    Some(last)
+                        if last.checked_end() == Some(page.0)
+                            && self.layout.index_of(last.start) == self.layout.index_of(page) =>
+                    {
+                        last.count += 1;
+                    }
+                    _ => removed.push(PageRange::one(page)),
+                }
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Whether a page goes as zeroes because the destination does not want it.
+    #[must_use]
+    pub fn is_removed(&self, page: PageIndex) -> bool {
+        self.removed.test(page)
     }
 
     /// What to send for a request: its pages in their order, then what lies one behind each of them,

@@ -25,7 +25,7 @@ pub use pages::{
 pub use preface::{
     Features, PREFACE_BYTES, Preface, REPLY_BYTES, Reply, Role, Secret, SessionId, VERSION, Verdict,
 };
-pub use request::{MAX_REQUEST_PAGES, decode_request, encode_request};
+pub use request::{DemandFrame, MAX_REMOVE_RUNS, MAX_REQUEST_PAGES, encode_remove, encode_request};
 
 /// Bytes that are no frame of this protocol.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

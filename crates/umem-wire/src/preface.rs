@@ -4,7 +4,7 @@ use crate::WireError;
 use crate::reader::BodyReader;
 
 /// Version of the protocol that this crate speaks.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// First bytes of a preface.
 const MAGIC: [u8; 8] = *b"umem\r\n\x1a\x01";
@@ -220,12 +220,12 @@ mod tests {
     #[test]
     fn the_bytes_are_as_documented() {
         let bytes = preface(Role::Bulk).encode();
-        let mut expected = b"umem\r\n\x1a\x01\x02\0\x02\0\x03\0\0\0\x03\0\0\0\0\0\0\0".to_vec();
+        let mut expected = b"umem\r\n\x1a\x01\x03\0\x03\0\x03\0\0\0\x03\0\0\0\0\0\0\0".to_vec();
         expected.extend_from_slice(&[7; 16]);
         expected.extend_from_slice(&[9; 16]);
         assert_eq!(bytes, expected);
         let reply = Reply { verdict: Verdict::Busy, features: Features(1) }.encode();
-        assert_eq!(reply, b"umem\r\n\x1a\x02\x02\0\x02\0\0\0\0\0\x01\0\0\0\0\0\0\0");
+        assert_eq!(reply, b"umem\r\n\x1a\x02\x03\0\x02\0\0\0\0\0\x01\0\0\0\0\0\0\0");
     }
 
     #[test]
@@ -242,16 +242,16 @@ mod tests {
         let version = Reply { verdict: Verdict::Version, features: Features::default() };
         assert!(matches!(
             Reply::decode(&fixed(&version.encode())),
-            Err(WireError::Version { min: 2, max: 2 })
+            Err(WireError::Version { min: 3, max: 3 })
         ));
     }
 
     #[test]
     fn another_protocol_and_another_version_are_named() {
         let mut bytes: [u8; PREFACE_BYTES] = fixed(&preface(Role::Control).encode());
-        bytes[8] = 3;
+        bytes[8] = 4;
         bytes[10] = 5;
-        assert_eq!(Preface::decode(&bytes), Err(WireError::Version { min: 3, max: 5 }));
+        assert_eq!(Preface::decode(&bytes), Err(WireError::Version { min: 4, max: 5 }));
         bytes[..8].copy_from_slice(b"GET / HT");
         let error = Preface::decode(&bytes).unwrap_err().to_string();
         assert!(error.contains("47"), "{error}");
@@ -263,7 +263,7 @@ mod tests {
             let mut preface = [role; PREFACE_BYTES];
             preface[..32].copy_from_slice(&bytes);
             let _ = Preface::decode(&preface);
-            preface[..12].copy_from_slice(b"umem\r\n\x1a\x01\x02\0\x02\0");
+            preface[..12].copy_from_slice(b"umem\r\n\x1a\x01\x03\0\x03\0");
             if let Ok(decoded) = Preface::decode(&preface) {
                 prop_assert_eq!(decoded.role as u8, preface[12]);
             }

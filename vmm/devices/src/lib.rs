@@ -26,9 +26,9 @@ pub use rtc::{GoldfishRtc, SavedRtc, WallClock};
 pub use sifive_test::{SifiveTest, TestRequest};
 pub use uart::{SavedUart, Uart};
 pub use virtio::{
-    Absent, AllPresent, Balloon, Buffers, Chain, ConfigSpace, Disk, DiskError, EmptySlot,
-    GivenBack, GuestRange, Link, LinkCounts, PresentPages, Progress, QueueError, Requests,
-    SavedQueue, SavedVirtioBalloon, SavedVirtioBlk, SavedVirtioConsole, SavedVirtioMmio,
-    SavedVirtioNet, SavedVirtioRng, Tap, TapError, TransportHandle, VirtioBalloon, VirtioBlk,
-    VirtioConsole, VirtioDevice, VirtioMmio, VirtioNet, VirtioRng,
+    Absent, AllPresent, Announcer, Balloon, BalloonFeatures, Buffers, Chain, ConfigSpace, Disk,
+    DiskError, EmptySlot, GivenBack, GuestRange, Link, LinkCounts, PresentPages, Progress,
+    QueueError, Requests, SavedQueue, SavedVirtioBalloon, SavedVirtioBlk, SavedVirtioConsole,
+    SavedVirtioMmio, SavedVirtioNet, SavedVirtioRng, Tap, TapError, TransportHandle, VirtioBalloon,
+    VirtioBlk, VirtioConsole, VirtioDevice, VirtioMmio, VirtioNet, VirtioRng,
 };

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use umem_memory::{Backend, GuestAddress, GuestRam, PageSize, RamBlockSpec, RamLayout};
 use umem_state::{Package, PackageBuilder, SaveRestore, encode_body};
 
+const ALL: BalloonFeatures = BalloonFeatures { deflate_on_oom: true, free_page_reporting: true };
 const RAM_BASE: u64 = 0x8000_0000;
 
 fn package<S: serde::Serialize>(name: &str, version: u32, saved: &S) -> Vec<u8> {
@@ -200,5 +201,5 @@ impl GivenBack for Nobody {
 fn a_balloon_s_state_is_loaded_and_saved() {
     let saved = SavedVirtioBalloon { target_pages: 4096, actual_pages: 1234 };
     let saved = in_use(5, 1 << 5 | 1 << 2, 3, 128, saved);
-    check_virtio("virtio-balloon", VirtioBalloon::new(Arc::new(Nobody)), &saved);
+    check_virtio("virtio-balloon", VirtioBalloon::new(ALL, Arc::new(Nobody)), &saved);
 }

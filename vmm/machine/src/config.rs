@@ -67,6 +67,15 @@ pub struct NetworkConfig {
     pub mac: [u8; 6],
 }
 
+/// The guest's balloon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BalloonConfig {
+    /// The guest may take pages out when it has no others.
+    pub deflate_on_oom: bool,
+    /// The guest may say which pages are free.
+    pub free_page_reporting: bool,
+}
+
 /// A VM. Everything that both ends of a migration must agree on is in here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmConfig {
@@ -97,6 +106,8 @@ pub struct VmConfig {
     pub virtio_console: bool,
     /// Network devices, in their order (virtio-net).
     pub networks: Vec<NetworkConfig>,
+    /// Its balloon (virtio-balloon).
+    pub balloon: Option<BalloonConfig>,
     /// Incoming migration.
     pub incoming: Incoming,
     /// The incoming stream must be postcopy.
@@ -112,6 +123,9 @@ pub struct VmConfig {
 }
 
 impl VmConfig {
+    /// Largest number of harts.
+    pub const MOST_HARTS: u32 = crate::board::MAX_HARTS;
+
     /// What RAM is made of.
     pub(crate) fn backend(&self) -> Backend {
         let otherwise =
@@ -192,6 +206,7 @@ impl Default for VmConfig {
             rng: false,
             virtio_console: false,
             networks: Vec::new(),
+            balloon: None,
             incoming: Incoming::default(),
             postcopy: false,
             postcopy_flags: None,

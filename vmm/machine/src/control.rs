@@ -81,6 +81,39 @@ pub struct BlockStatus {
     pub locked: bool,
 }
 
+/// Answer to `info network`, one device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct NetworkStatus {
+    /// Name of its tap.
+    pub id: String,
+    /// Where frames go, for people.
+    pub tap: String,
+    /// Hardware address.
+    pub mac: String,
+    /// Whether the link is up.
+    pub up: bool,
+    /// Frames given to the guest.
+    pub received: u64,
+    /// Frames given to the host.
+    pub sent: u64,
+    /// Frames dropped, in either direction.
+    pub dropped: u64,
+}
+
+/// Answer to `info balloon`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BalloonStatus {
+    /// Bytes of RAM that are not in the balloon, by the guest's word.
+    pub actual: u64,
+    /// Bytes of RAM that it was asked to keep.
+    pub target: u64,
+    /// Bytes that it has given back to the host here, by the balloon or as free pages; some perhaps more
+    /// than once.
+    pub given_back: u64,
+}
+
 /// Answer to `info memory`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -164,6 +197,14 @@ pub struct MigrationParameters {
     pub postcopy_switch: PostcopySwitch,
     /// Connections for pages, 1 to [`MigrationParameters::MOST_CHANNELS`].
     pub multifd_channels: u8,
+    /// Pause before the second announcement of a guest that has arrived, milliseconds.
+    pub announce_initial: u64,
+    /// By how much each pause is longer than the one before, milliseconds.
+    pub announce_step: u64,
+    /// Longest pause, milliseconds.
+    pub announce_max: u64,
+    /// Announcements in all, at most 100.
+    pub announce_rounds: u8,
     /// First share of the vCPUs' time taken by auto-converge, per cent, 1 to 99.
     pub cpu_throttle_initial: u8,
     /// By how much it grows, per cent, 1 to 99.
@@ -189,6 +230,10 @@ impl Default for MigrationParameters {
             postcopy_collapse: true,
             postcopy_switch: PostcopySwitch::Auto,
             multifd_channels: 1,
+            announce_initial: 50,
+            announce_step: 100,
+            announce_max: 550,
+            announce_rounds: 5,
             cpu_throttle_initial: 20,
             cpu_throttle_increment: 10,
             max_cpu_throttle: 99,
@@ -220,6 +265,11 @@ pub enum Owner {
 /// What monitors tell their clients without being asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VmEvent {
+    /// The guest's balloon has another size.
+    BalloonChange {
+        /// Bytes of RAM that are not in it.
+        actual: u64,
+    },
     /// vCPUs stopped.
     Stop,
     /// vCPUs run again.
@@ -274,6 +324,20 @@ pub trait VmControl: Send + Sync {
     fn block(&self) -> Vec<BlockStatus>;
     /// RAM, for `info memory`.
     fn memory(&self) -> MemoryStatus;
+    /// Network devices.
+    fn networks(&self) -> Vec<NetworkStatus>;
+    /// The balloon; `None` when the guest has none.
+    fn balloon(&self) -> Option<BalloonStatus>;
+    /// Asks the guest to keep so many bytes of its RAM and put the rest into its balloon.
+    ///
+    /// # Errors
+    /// Without a balloon.
+    fn set_balloon(&self, bytes: u64) -> Result<(), ControlError>;
+    /// Announces the guest on its networks.
+    ///
+    /// # Errors
+    /// When the guest is not this process's.
+    fn announce_self(&self) -> Result<(), ControlError>;
     /// The newest migration of this VM, either way; `None` before the first.
     fn migration(&self) -> Option<MigrationStatus>;
 

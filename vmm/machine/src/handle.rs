@@ -3,8 +3,8 @@
 use crate::config::VmConfig;
 use crate::console::ConsoleBackend;
 use crate::control::{
-    BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateRequest, MigrationCapabilities,
-    MigrationParameters, Owner, VmControl, VmEvent, VmStatus,
+    BalloonStatus, BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateRequest,
+    MigrationCapabilities, MigrationParameters, NetworkStatus, Owner, VmControl, VmEvent, VmStatus,
 };
 use crate::driver::{self, Driver};
 use crate::exit::{ExitLatch, ExitReason};
@@ -81,6 +81,22 @@ impl VmControl for VmHandle {
 
     fn memory(&self) -> MemoryStatus {
         self.shared.memory()
+    }
+
+    fn networks(&self) -> Vec<NetworkStatus> {
+        self.shared.networks.iter().map(|network| network()).collect()
+    }
+
+    fn balloon(&self) -> Option<BalloonStatus> {
+        self.shared.balloon()
+    }
+
+    fn set_balloon(&self, bytes: u64) -> Result<(), ControlError> {
+        self.shared.set_balloon(bytes)
+    }
+
+    fn announce_self(&self) -> Result<(), ControlError> {
+        self.driver.call(|vm| vm.announce())?
     }
 
     fn migration(&self) -> Option<MigrationStatus> {

@@ -2,17 +2,18 @@
 //! table, saved and loaded as one package.
 
 use crate::board::{self, Slot, Window};
-use crate::config::{NetworkConfig, TapSource, VmConfig};
+use crate::config::{BalloonConfig, NetworkConfig, TapSource, VmConfig};
 use crate::console::ConsoleBackend;
-use crate::control::BlockStatus;
+use crate::control::{BlockStatus, NetworkStatus};
+use crate::given_back::Returned;
 use crate::memory::{DevicePages, GuestPages};
 use crate::sbi::ResetRequest;
 use crate::vm::VmError;
 use accel::{GuestClock, InterruptKind, SavedClock, VcpuHandle};
 use devices::{
-    Bus, Busy, Disk, EmptySlot, GoldfishRtc, InterruptLine, Lifecycle, MmioDevice, Plic,
-    PlicConfig, SifiveTest, Tap, TestRequest, Uart, VirtioBlk, VirtioConsole, VirtioDevice,
-    VirtioMmio, VirtioNet, VirtioRng,
+    Announcer, Balloon, BalloonFeatures, Bus, Busy, Disk, EmptySlot, GoldfishRtc, InterruptLine,
+    Lifecycle, Link, LinkCounts, MmioDevice, Plic, PlicConfig, SifiveTest, Tap, TestRequest, Uart,
+    VirtioBalloon, VirtioBlk, VirtioConsole, VirtioDevice, VirtioMmio, VirtioNet, VirtioRng,
 };
 use serde::{Deserialize, Serialize};
 use std::io::Read;
@@ -25,6 +26,15 @@ use umem_state::{Package, PackageBuilder, SaveRestore, StateError, decode_body, 
 pub(crate) type Requests = Arc<dyn Fn(ResetRequest) + Send + Sync>;
 /// Tells of a disk without the driver.
 pub(crate) type DiskView = Arc<dyn Fn() -> BlockStatus + Send + Sync>;
+/// Tells of a network device without the driver.
+pub(crate) type NetworkView = Arc<dyn Fn() -> NetworkStatus + Send + Sync>;
+
+/// The balloon, as monitors reach it.
+#[derive(Clone)]
+pub(crate) struct BalloonView {
+    pub(crate) balloon: Arc<Balloon>,
+    pub(crate) returned: Arc<Returned>,
+}
 
 /// Name of the machine's own section in the package.
 const SECTION: &str = "machine";
@@ -79,6 +89,9 @@ pub(crate) struct Hardware {
     pub(crate) serial: Arc<Uart>,
     parts: Vec<Part>,
     disks: Vec<DiskPart>,
+    pub(crate) networks: Vec<NetworkView>,
+    pub(crate) announcers: Vec<Announcer>,
+    pub(crate) balloon: Option<BalloonView>,
     /// The clock's value while the guest stands still.
     stopped_clock: Option<SavedClock>,
 }
@@ -89,6 +102,10 @@ struct Builder {
     plic: Arc<Plic>,
     parts: Vec<Part>,
     pages: GuestPages,
+    disks: Vec<DiskPart>,
+    networks: Vec<NetworkView>,
+    announcers: Vec<Announcer>,
+    balloon: Option<BalloonView>,
 }
 
 impl Builder {
@@ -145,7 +162,16 @@ impl Hardware {
             let line = move |high| hart.set_line(InterruptKind::External, high);
             Arc::new(line) as Arc<dyn InterruptLine>
         })));
-        let mut builder = Builder { bus: Bus::new(), plic: plic.clone(), parts: Vec::new(), pages };
+        let mut builder = Builder {
+            bus: Bus::new(),
+            plic: plic.clone(),
+            parts: Vec::new(),
+            pages,
+            disks: Vec::new(),
+            networks: Vec::new(),
+            announcers: Vec::new(),
+            balloon: None,
+        };
         builder.part("plic", board::PLIC, plic)?;
         // The virtio console takes the serial port's place at the terminal.
         let (console, virtio_console) = if config.virtio_console {
@@ -172,8 +198,8 @@ impl Hardware {
             });
         }));
         builder.map("test", board::TEST, Arc::new(test))?;
-        let disks = Self::build_virtio(config, virtio_console, &mut builder)?;
-        let Builder { bus, parts, pages, .. } = builder;
+        Self::build_virtio(config, virtio_console, &mut builder)?;
+        let Builder { bus, parts, pages, disks, networks, announcers, balloon, plic: _ } = builder;
         Ok(Self {
             bus: Arc::new(bus),
             clock: Arc::new(GuestClock::new()),
@@ -181,6 +207,9 @@ impl Hardware {
             serial,
             parts,
             disks,
+            networks,
+            announcers,
+            balloon,
             stopped_clock: None,
         })
     }
@@ -190,14 +219,13 @@ impl Hardware {
         config: &VmConfig,
         console: Option<ConsoleBackend>,
         builder: &mut Builder,
-    ) -> Result<Vec<DiskPart>, VmError> {
+    ) -> Result<(), VmError> {
         let mut slots = 0..board::VIRTIO_SLOTS;
         let mut next = || {
             let none =
                 || VmError::Config(format!("more than {} virtio devices", board::VIRTIO_SLOTS));
             slots.next().ok_or_else(none)
         };
-        let mut disks = Vec::new();
         for (number, drive) in config.drives.iter().enumerate() {
             let path = drive.path.display().to_string();
             let disk = Disk::open(&drive.path, drive.read_only)
@@ -205,7 +233,7 @@ impl Hardware {
             let disk = Arc::new(disk);
             let device = VirtioBlk::new(disk.clone(), &drive.id);
             builder.virtio(next()?, &format!("virtio-blk{number}"), device)?;
-            disks.push(DiskPart { id: drive.id.clone(), path, disk });
+            builder.disks.push(DiskPart { id: drive.id.clone(), path, disk });
         }
         if config.rng {
             builder.virtio(next()?, "virtio-rng", VirtioRng::new())?;
@@ -218,12 +246,22 @@ impl Hardware {
         for (number, network) in config.networks.iter().enumerate() {
             let name = format!("virtio-net{number}");
             let device = VirtioNet::new(&name, open_tap(network)?, network.mac);
-            builder.virtio(next()?, &name, device.map_err(VmError::Thread)?)?;
+            let device = device.map_err(VmError::Thread)?;
+            builder.networks.push(network_view(network, device.link()));
+            builder.announcers.push(device.announcer());
+            builder.virtio(next()?, &name, device)?;
+        }
+        if let Some(BalloonConfig { deflate_on_oom, free_page_reporting }) = config.balloon {
+            let features = BalloonFeatures { deflate_on_oom, free_page_reporting };
+            let returned = Arc::new(Returned::new(builder.pages.clone()));
+            let device = VirtioBalloon::new(features, returned.clone());
+            builder.balloon = Some(BalloonView { balloon: device.balloon(), returned });
+            builder.virtio(next()?, "virtio-balloon", device)?;
         }
         while let Ok(slot) = next() {
             builder.map("virtio-empty", board::virtio(slot).window, Arc::new(EmptySlot))?;
         }
-        Ok(disks)
+        Ok(())
     }
 
     /// The devices that the guest sees, for comparison between the two ends of a migration.
@@ -367,6 +405,20 @@ impl Hardware {
         let bytes = ram.layout().total_bytes();
         ram.clear().map_err(|source| VmError::Memory { bytes, source })
     }
+}
+
+fn network_view(network: &NetworkConfig, link: Arc<Link>) -> NetworkView {
+    let id = network.id.clone();
+    let tap = match &network.tap {
+        TapSource::Name(name) => name.clone(),
+        TapSource::Descriptor(fd) => format!("descriptor {fd}"),
+    };
+    Arc::new(move || {
+        let LinkCounts { received, sent, dropped } = link.counts();
+        let mac = link.mac().map(|byte| format!("{byte:02x}")).join(":");
+        let (id, tap, up) = (id.clone(), tap.clone(), link.is_up());
+        NetworkStatus { id, tap, mac, up, received, sent, dropped }
+    })
 }
 
 fn open_tap(network: &NetworkConfig) -> Result<Tap, VmError> {

@@ -183,6 +183,10 @@ impl Vm {
         } else {
             self.publish();
         }
+        // The guest has come whatever becomes of this.
+        if let Err(error) = self.announce() {
+            log::warn!("{error}");
+        }
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! needs deciding.
 
 mod admission;
+mod announce;
 mod board;
 mod collapse;
 mod config;
@@ -17,6 +18,7 @@ mod exit;
 mod fdt;
 mod frozen;
 mod gate;
+mod given_back;
 mod handle;
 mod hardware;
 mod incoming;
@@ -37,13 +39,14 @@ mod vcpu;
 mod vm;
 
 pub use config::{
-    AcceleratorKind, DriveConfig, FaultPath, Incoming, NetworkConfig, TapSource, VmConfig,
+    AcceleratorKind, BalloonConfig, DriveConfig, FaultPath, Incoming, NetworkConfig, TapSource,
+    VmConfig,
 };
 pub use console::ConsoleBackend;
 pub use control::{
-    BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateMode, MigrateRequest,
-    MigrationCapabilities, MigrationParameters, Owner, PostcopySwitch, RunState, VmControl,
-    VmEvent, VmStatus,
+    BalloonStatus, BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateMode, MigrateRequest,
+    MigrationCapabilities, MigrationParameters, NetworkStatus, Owner, PostcopySwitch, RunState,
+    VmControl, VmEvent, VmStatus,
 };
 pub use exit::ExitReason;
 pub use handle::VmHandle;

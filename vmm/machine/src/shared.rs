@@ -1,17 +1,22 @@
 //! What may be read of a VM without asking its driver.
 
 use crate::collapse::Collapse;
-use crate::control::{BlockStatus, CpuStatus, MemoryStatus, RunState, VmEvent, VmStatus};
+use crate::control::{
+    BalloonStatus, BlockStatus, ControlError, CpuStatus, MemoryStatus, RunState, VmEvent, VmStatus,
+};
 use crate::events::EventHub;
 use crate::exit::ExitLatch;
 use crate::gate::Activity;
-use crate::hardware::DiskView;
+use crate::hardware::{BalloonView, DiskView, Hardware, NetworkView};
 use crate::lifecycle::{Lifecycle, Ownership};
 use crate::memory::GuestPages;
 use crate::migration::MigrationDesk;
 use crate::throttle::Throttle;
 use crate::vcpu::VcpuView;
 use std::sync::{Mutex, PoisonError};
+
+/// Bytes of a page as balloons count.
+const BALLOON_PAGE: u64 = 4096;
 
 /// The part of a VM that any thread may read at any time.
 pub(crate) struct Shared {
@@ -28,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) pages: GuestPages,
     pub(crate) vcpus: Vec<VcpuView>,
     pub(crate) disks: Vec<DiskView>,
+    pub(crate) networks: Vec<NetworkView>,
+    pub(crate) balloon: Option<BalloonView>,
     life: Mutex<Snapshot>,
 }
 
@@ -45,7 +52,7 @@ impl Shared {
         pages: GuestPages,
         vcpus: Vec<VcpuView>,
         throttle: Throttle,
-        disks: Vec<DiskView>,
+        hardware: &Hardware,
     ) -> Self {
         Self {
             exit: ExitLatch::default(),
@@ -55,7 +62,9 @@ impl Shared {
             throttle,
             pages,
             vcpus,
-            disks,
+            disks: hardware.disk_views(),
+            networks: hardware.networks.clone(),
+            balloon: hardware.balloon.clone(),
             life: Mutex::new(Snapshot { life, notes: Vec::new() }),
         }
     }
@@ -73,6 +82,12 @@ impl Shared {
             (false, true) => self.events.tell(&VmEvent::Resume),
             _ => {}
         }
+    }
+
+    /// Whether the guest is this process's, and nobody else's.
+    pub(crate) fn owns(&self) -> bool {
+        let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        life.life.ownership() == Ownership::Owner
     }
 
     /// For `info status`.
@@ -127,6 +142,34 @@ impl Shared {
     /// For `info block`.
     pub(crate) fn block(&self) -> Vec<BlockStatus> {
         self.disks.iter().map(|disk| disk()).collect()
+    }
+
+    /// For `info balloon`.
+    pub(crate) fn balloon(&self) -> Option<BalloonStatus> {
+        let BalloonView { balloon, returned } = self.balloon.as_ref()?;
+        let bytes = |pages: u32| self.ram_without(pages);
+        Some(BalloonStatus {
+            actual: bytes(balloon.actual()),
+            target: bytes(balloon.target()),
+            given_back: returned.bytes(),
+        })
+    }
+
+    /// Bytes of RAM but for so many pages of the balloon's.
+    pub(crate) fn ram_without(&self, pages: u32) -> u64 {
+        let total = self.pages.ram().layout().total_bytes();
+        total.saturating_sub(u64::from(pages) * BALLOON_PAGE)
+    }
+
+    /// Asks the guest to keep so many bytes.
+    pub(crate) fn set_balloon(&self, bytes: u64) -> Result<(), ControlError> {
+        let none = "the guest has no balloon; start the VM with -device virtio-balloon-device";
+        let BalloonView { balloon, .. } =
+            self.balloon.as_ref().ok_or_else(|| ControlError::new(none))?;
+        let total = self.pages.ram().layout().total_bytes();
+        let pages = total.saturating_sub(bytes) / BALLOON_PAGE;
+        balloon.set_target(u32::try_from(pages).unwrap_or(u32::MAX));
+        Ok(())
     }
 
     /// For `info memory`.

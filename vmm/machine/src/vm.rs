@@ -7,7 +7,7 @@ use crate::control::{ControlError, RunState, VmEvent};
 use crate::driver::Driver;
 use crate::exit::ExitReason;
 use crate::gate::Activity;
-use crate::hardware::{Hardware, Requests};
+use crate::hardware::{BalloonView, Hardware, Requests};
 use crate::lifecycle::{Lifecycle, Ownership};
 use crate::loader::{self, BootFiles, LoadError};
 use crate::power::PowerSwitch;
@@ -153,10 +153,17 @@ impl Vm {
         };
         let views = vcpus.iter().map(|vcpu| vcpu.view().clone()).collect();
         let throttle = Throttle::new(vcpus.iter().map(VcpuThread::reach).collect());
-        let (pages, disks) = (hardware.pages.clone(), hardware.disk_views());
-        let shared = Shared::new(life, pages, views, throttle, disks);
+        let pages = hardware.pages.clone();
+        let shared = Arc::new(Shared::new(life, pages, views, throttle, &hardware));
+        if let Some(BalloonView { balloon, .. }) = &shared.balloon {
+            let told = Arc::downgrade(&shared);
+            balloon.on_change(move |pages| {
+                let Some(shared) = told.upgrade() else { return };
+                let actual = shared.ram_without(pages);
+                shared.events.tell(&VmEvent::BalloonChange { actual });
+            });
+        }
         let pristine = Vec::new();
-        let shared = Arc::new(shared);
         let mut vm = Self {
             config,
             life,
@@ -235,6 +242,19 @@ impl Vm {
         let mut vcpu =
             boot_hart.ok_or_else(|| ControlError::new("the boot hart does not stand still"))?;
         vcpu.boot(entry.pc, entry.device_tree);
+        Ok(())
+    }
+
+    /// Tells its networks where the guest is.
+    ///
+    /// # Errors
+    /// When it is not this process's.
+    pub(crate) fn announce(&self) -> Result<(), ControlError> {
+        self.life.require_owner()?;
+        let shared = Arc::downgrade(&self.shared);
+        let ours = move || shared.upgrade().is_some_and(|shared| shared.owns());
+        let parameters = self.shared.migration.parameters();
+        crate::announce::begin(self.hardware.announcers.clone(), &parameters, Arc::new(ours));
         Ok(())
     }
 

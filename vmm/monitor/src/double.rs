@@ -2,8 +2,9 @@
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use machine::{
-    BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateRequest, MigrationCapabilities,
-    MigrationParameters, Owner, RunState, VmControl, VmEvent, VmStatus,
+    BalloonStatus, BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateRequest,
+    MigrationCapabilities, MigrationParameters, NetworkStatus, Owner, RunState, VmControl, VmEvent,
+    VmStatus,
 };
 use std::sync::Mutex;
 use umem_link::MigrationStatus;
@@ -70,6 +71,30 @@ impl VmControl for Recorder {
             pages_present: 5,
             pages_total: 262_144,
         }
+    }
+
+    fn networks(&self) -> Vec<NetworkStatus> {
+        vec![NetworkStatus {
+            id: "n".into(),
+            tap: "tap0".into(),
+            mac: "52:54:00:12:34:56".into(),
+            up: true,
+            received: 1,
+            sent: 2,
+            dropped: 3,
+        }]
+    }
+
+    fn balloon(&self) -> Option<BalloonStatus> {
+        Some(BalloonStatus { actual: 512 << 20, target: 256 << 20, given_back: 8 << 20 })
+    }
+
+    fn set_balloon(&self, bytes: u64) -> Result<(), ControlError> {
+        self.note(format!("balloon {bytes}"))
+    }
+
+    fn announce_self(&self) -> Result<(), ControlError> {
+        self.note("announce_self")
     }
 
     fn migration(&self) -> Option<MigrationStatus> {

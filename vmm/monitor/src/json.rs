@@ -192,6 +192,7 @@ fn event_json(event: &VmEvent) -> Value {
             let reason = if *guest { "guest-reset" } else { "host-qmp-system-reset" };
             ("RESET", Some(json!({ "guest": guest, "reason": reason })))
         }
+        VmEvent::BalloonChange { actual } => ("BALLOON_CHANGE", Some(json!({ "actual": actual }))),
         VmEvent::MigrationPass { pass } => ("MIGRATION_PASS", Some(json!({ "pass": pass }))),
         VmEvent::Migration { phase } => (
             "MIGRATION",

@@ -57,6 +57,10 @@ pub fn manual() -> String {
             "MIGRATION",
             "the migration is in another phase; `status` names it, `x-umem-phase` in our words",
         ),
+        (
+            "BALLOON_CHANGE",
+            "the guest's balloon has another size; `actual`: bytes of RAM not in it",
+        ),
         ("MIGRATION_PASS", "a round of precopy begins; `pass` is its number, from 1 up"),
     ] {
         let _ = writeln!(page, "| `{event}` | {when} |");
@@ -99,6 +103,7 @@ fn arguments(row: &Command) -> String {
             ArgKind::Flag(_) | ArgKind::Switch => "boolean".to_owned(),
             ArgKind::Word | ArgKind::Rest => "string".to_owned(),
             ArgKind::Number => "number".to_owned(),
+            ArgKind::Memory => "bytes (text: MiB, or with K, M, G, T)".to_owned(),
             ArgKind::LongOption => "number, 1 or more".to_owned(),
             ArgKind::Choice(words) => words.join(" or "),
             ArgKind::Named(_) => "one of those below".to_owned(),

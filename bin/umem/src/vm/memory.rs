@@ -1,7 +1,7 @@
 //! What RAM is made of: `-object memory-backend-…`, `-machine memory-backend=ID`, `-mem-path`.
 
 use super::parse::Draft;
-use super::values::{self, parts};
+use super::values::{self, on_off, parts};
 use machine::{Backend, PageSize};
 use std::path::PathBuf;
 
@@ -26,14 +26,6 @@ struct Properties {
     page: Option<PageSize>,
     path: Option<PathBuf>,
     prealloc: bool,
-}
-
-fn on_off(part: &str, word: &str) -> Result<bool, String> {
-    match word {
-        "on" | "yes" | "true" => Ok(true),
-        "off" | "no" | "false" => Ok(false),
-        _ => Err(format!("'{part}' is neither on nor off")),
-    }
 }
 
 /// `2M`, `1G`.

@@ -122,8 +122,10 @@ pub(super) static GROUPS: &[(&str, &[OptionRow])] = &[
             ),
             many(
                 "device",
-                "virtio-rng-device|virtio-serial-device|virtio-net-device,netdev=ID[,mac=MAC]",
-                "random numbers; virtio console on the serial port's place; network on a -netdev",
+                "virtio-rng-device|virtio-serial-device|virtio-net-device,netdev=ID[,mac=MAC]|\n        \
+                 virtio-balloon-device[,free-page-reporting=on][,deflate-on-oom=on]",
+                "random numbers; virtio console on the serial port's place; network on a -netdev;\n\
+                 balloon for memory that the guest gives back",
                 values::device,
             ),
             many(

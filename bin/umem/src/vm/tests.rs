@@ -187,6 +187,12 @@ fn wrong_options_are_refused_in_one_line() {
         ("-kernel k -drive file=a,id=x -drive file=b,id=x", "two drives 'x'"),
         ("-kernel k -device e1000", "no device 'e1000'"),
         ("-kernel k -device virtio-rng-device -device virtio-rng-device", "only one"),
+        ("-kernel k -device virtio-balloon-device,frob=on", "'frob=on' is not known"),
+        ("-kernel k -device virtio-balloon-device,deflate-on-oom=x", "neither on nor off"),
+        (
+            "-kernel k -device virtio-balloon-device -device virtio-balloon-device",
+            "only one virtio-balloon-device",
+        ),
         ("-kernel k -netdev tap,ifname=t", "id=ID is missing"),
         ("-kernel k -netdev tap,id=n", "ifname=NAME or fd=N is missing"),
         ("-kernel k -netdev tap,id=n,ifname=t,fd=3", "two taps"),

@@ -3,7 +3,7 @@
 use super::network;
 use super::parse::Draft;
 use crate::console::SerialSpec;
-use machine::{AcceleratorKind, DriveConfig, Incoming};
+use machine::{AcceleratorKind, BalloonConfig, DriveConfig, Incoming, VmConfig};
 use std::path::PathBuf;
 
 /// Splits at single commas; two stand for one.
@@ -107,7 +107,11 @@ pub(super) fn harts(draft: &mut Draft, text: &str) -> Result<(), String> {
     {
         return Err(format!("{cpus} harts, but sockets, cores and threads make {product}"));
     }
-    draft.config.harts = cpus.or(product).unwrap_or(1);
+    let harts = cpus.or(product).unwrap_or(1);
+    if harts > VmConfig::MOST_HARTS {
+        return Err(format!("{harts} harts: the board has 1 to {}", VmConfig::MOST_HARTS));
+    }
+    draft.config.harts = harts;
     Ok(())
 }
 
@@ -147,13 +151,16 @@ pub(super) fn device(draft: &mut Draft, text: &str) -> Result<(), String> {
     if text == network::DEVICE || text.starts_with("virtio-net-device,") {
         return network::device(draft, text);
     }
+    if text == BALLOON || text.starts_with("virtio-balloon-device,") {
+        return balloon(draft, text);
+    }
     let slot = match text {
         "virtio-rng-device" => &mut draft.config.rng,
         "virtio-serial-device" => &mut draft.config.virtio_console,
         _ => {
             return Err(format!(
-                "there is no device '{text}'; use virtio-rng-device, virtio-serial-device or \
-                 virtio-net-device,netdev=ID"
+                "there is no device '{text}'; use virtio-rng-device, virtio-serial-device, \
+                 virtio-balloon-device or virtio-net-device,netdev=ID"
             ));
         }
     };
@@ -161,6 +168,37 @@ pub(super) fn device(draft: &mut Draft, text: &str) -> Result<(), String> {
         return Err(format!("there can be only one {text}"));
     }
     Ok(())
+}
+
+const BALLOON: &str = "virtio-balloon-device";
+
+fn balloon(draft: &mut Draft, text: &str) -> Result<(), String> {
+    let mut balloon = BalloonConfig::default();
+    for part in parts(text).iter().skip(1) {
+        let slot = match part.split_once('=') {
+            Some(("free-page-reporting", word)) => (&mut balloon.free_page_reporting, word),
+            Some(("deflate-on-oom", word)) => (&mut balloon.deflate_on_oom, word),
+            _ => {
+                return Err(format!(
+                    "'{part}' is not known; use {BALLOON}[,free-page-reporting=on][,deflate-on-oom=on]"
+                ));
+            }
+        };
+        *slot.0 = on_off(part, slot.1)?;
+    }
+    match draft.config.balloon.replace(balloon) {
+        None => Ok(()),
+        Some(_) => Err(format!("there can be only one {BALLOON}")),
+    }
+}
+
+/// `on` or `off`, as QEMU takes them.
+pub(super) fn on_off(part: &str, word: &str) -> Result<bool, String> {
+    match word {
+        "on" | "yes" | "true" => Ok(true),
+        "off" | "no" | "false" => Ok(false),
+        _ => Err(format!("'{part}' is neither on nor off")),
+    }
 }
 
 pub(super) fn serial(text: &str) -> Result<SerialSpec, String> {

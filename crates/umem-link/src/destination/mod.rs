@@ -280,6 +280,7 @@ impl Shared {
                 precopy: tally.pages.saturating_sub(after),
                 fill: count(&arrivals.fill),
                 duplicate: count(&arrivals.duplicate),
+                removed: 0,
                 total: self.layout.total_pages(),
                 remaining: self.layout.total_pages().saturating_sub(tally.pages),
             },

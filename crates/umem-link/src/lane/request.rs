@@ -2,10 +2,10 @@
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use umem_fault::PageRequester;
-use umem_memory::PageIndex;
-use umem_wire::{MAX_REQUEST_PAGES, encode_request};
+use umem_memory::{PageIndex, PageRange};
+use umem_wire::{MAX_REMOVE_RUNS, MAX_REQUEST_PAGES, encode_remove, encode_request};
 
 /// What was asked for.
 #[derive(Debug, Default)]
@@ -14,12 +14,23 @@ pub(crate) struct RequestCounts {
     pub(crate) pages: AtomicU64,
 }
 
+/// Removals that may wait to be written.
+const MOST_REMOVALS: usize = 256;
+
+/// What waits to be written.
+#[derive(Default)]
+struct Queue {
+    wanted: Vec<u64>,
+    /// Runs that are not wanted any more, a frame each.
+    removed: Vec<Vec<(u64, u64)>>,
+}
+
 /// Writes requests by the thread that needs the page, with no thread between.
 ///
 /// While one thread writes, the pages that others ask for queue up, and go out together in its next
 /// frame: faults that wait at the same time cost one request.
 pub(crate) struct RequestLane {
-    queue: Mutex<Vec<u64>>,
+    queue: Mutex<Queue>,
     writer: Mutex<Box<dyn Write + Send>>,
     failed: Box<dyn Fn(std::io::Error) + Send + Sync>,
     counts: Arc<RequestCounts>,
@@ -40,8 +51,19 @@ impl RequestLane {
         }
     }
 
-    fn take_queue(&self) -> Vec<u64> {
-        std::mem::take(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next frames. What is wanted goes first; who gives pages back waits for nothing.
+    fn take_frames(&self) -> Vec<Vec<u8>> {
+        let Queue { wanted, removed } = std::mem::take(&mut *self.queue());
+        let requests = wanted.chunks(MAX_REQUEST_PAGES).map(|pages| {
+            self.counts.frames.fetch_add(1, Ordering::Relaxed);
+            self.counts.pages.fetch_add(pages.len() as u64, Ordering::Relaxed);
+            encode_request(pages)
+        });
+        requests.chain(removed.iter().map(|runs| encode_remove(runs))).collect()
     }
 
     /// Writes what is queued, unless another thread is at it, which then does.
@@ -53,14 +75,12 @@ impl RequestLane {
                 Err(TryLockError::WouldBlock) => return,
             };
             loop {
-                let pages = self.take_queue();
-                if pages.is_empty() {
+                let frames = self.take_frames();
+                if frames.is_empty() {
                     break;
                 }
-                for pages in pages.chunks(MAX_REQUEST_PAGES) {
-                    self.counts.frames.fetch_add(1, Ordering::Relaxed);
-                    self.counts.pages.fetch_add(pages.len() as u64, Ordering::Relaxed);
-                    if let Err(error) = writer.write_all(&encode_request(pages)) {
+                for frame in frames {
+                    if let Err(error) = writer.write_all(&frame) {
                         (self.failed)(error);
                         return;
                     }
@@ -68,7 +88,8 @@ impl RequestLane {
             }
             drop(writer);
             // Somebody may have queued a page and left it to us just before the lock was given back.
-            if self.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            let queue = self.queue();
+            if queue.wanted.is_empty() && queue.removed.is_empty() {
                 return;
             }
         }
@@ -77,10 +98,20 @@ impl RequestLane {
 
 impl PageRequester for RequestLane {
     fn request(&self, pages: &[PageIndex]) {
-        self.queue
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(pages.iter().map(|page| page.0));
+        self.queue().wanted.extend(pages.iter().map(|page| page.0));
+        self.flush();
+    }
+
+    fn remove(&self, runs: &[PageRange]) {
+        let runs: Vec<_> = runs.iter().map(|run| (run.start.0, run.count)).collect();
+        {
+            let mut queue = self.queue();
+            // Left out they come as they are: nothing is wrong, and a guest that gives back faster than
+            // the connection takes it costs no memory here.
+            if queue.removed.len() < MOST_REMOVALS {
+                queue.removed.extend(runs.chunks(MAX_REMOVE_RUNS).map(<[_]>::to_vec));
+            }
+        }
         self.flush();
     }
 }
@@ -91,7 +122,7 @@ mod tests {
     use crate::channel::{Faults, pair};
     use crate::lane::FrameReader;
     use std::sync::Barrier;
-    use umem_wire::{MAX_CONTROL_BODY, decode_request};
+    use umem_wire::{DemandFrame, MAX_CONTROL_BODY};
 
     /// A writer that waits, in its first call, until it is let go.
     struct Slow<W>(W, Option<Arc<Barrier>>);
@@ -132,9 +163,11 @@ mod tests {
         let mut frames = FrameReader::new(b.reader, MAX_CONTROL_BODY);
         let mut next = || {
             let frame = frames.next().unwrap();
-            decode_request(frame.kind, frame.body).unwrap()
+            DemandFrame::decode(frame.kind, frame.body).unwrap()
         };
-        assert_eq!(next(), [0]);
-        assert_eq!(next(), (1..=15).collect::<Vec<_>>());
+        assert_eq!(next(), DemandFrame::Request(vec![0]));
+        assert_eq!(next(), DemandFrame::Request((1..=15).collect()));
+        lane.remove(&[PageRange::new(PageIndex(7), 2), PageRange::one(PageIndex(20))]);
+        assert_eq!(next(), DemandFrame::Remove(vec![(7, 2), (20, 1)]));
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use umem_memory::{FrozenRam, GuestRam, PageIndex, PageRange, RamLayout};
 use umem_migrate::{SendPlan, Tally, Wanted};
 use umem_wire::{
-    Cause, MAX_CONTROL_BODY, PageKind, PagesBuilder, RunFrame, decode_request, page_hash,
+    Cause, DemandFrame, MAX_CONTROL_BODY, PageKind, PagesBuilder, RunFrame, page_hash,
 };
 
 /// Pages in a frame of the background: what a demanded page may have to wait for on a shared link.
@@ -31,6 +31,8 @@ pub(crate) struct Departures {
     /// Pages whose copies were declared void.
     pub(crate) discarded: AtomicU64,
     pub(crate) fill: AtomicU64,
+    /// Pages that went as zeroes because the guest had given them back.
+    pub(crate) removed: AtomicU64,
     tally: Mutex<Tally>,
 }
 
@@ -91,10 +93,17 @@ impl PageSender {
         let mut frames = FrameReader::new(reader, MAX_CONTROL_BODY);
         loop {
             let frame = frames.next()?;
-            let requested = decode_request(frame.kind, frame.body)?;
+            let asked = DemandFrame::decode(frame.kind, frame.body)?;
             if !go_on() {
                 return Ok(());
             }
+            let requested = match asked {
+                DemandFrame::Request(pages) => pages,
+                DemandFrame::Remove(runs) => {
+                    self.remove(&mut *writer, &runs)?;
+                    continue;
+                }
+            };
             let order = self.plan.demand(&requested)?;
             // What somebody waits for is not kept until many neighbours have been looked at.
             let demanded = order.partition_point(|wanted| wanted.cause == Cause::Demand);
@@ -108,6 +117,22 @@ impl PageSender {
                 self.send_wanted(&mut *writer, some)?;
             }
         }
+    }
+
+    /// Sends what is not wanted any more as zeroes, as far as it was not sent: as runs.
+    fn remove(&self, writer: &mut dyn Write, runs: &[(u64, u64)]) -> Result<(), LaneError> {
+        let mut frames = Vec::new();
+        let mut tally = Tally::default();
+        for run in self.plan.remove(runs)? {
+            run.pages().for_each(|page| tally.add(page.0, PageKind::Fill(0)));
+            let (start, count) = (run.start.0, run.count);
+            frames.extend(RunFrame { start, count, byte: 0, cause: Cause::Background }.encode());
+        }
+        self.departures.count(Cause::Background, tally.pages, tally.pages);
+        self.departures.removed.fetch_add(tally.pages, Ordering::Relaxed);
+        self.departures.merge(tally);
+        writer.write_all(&frames)?;
+        Ok(())
     }
 
     /// Sends pages in exactly this order, joining those that adjoin into one frame, in one write.
@@ -139,8 +164,12 @@ impl PageSender {
         Ok(())
     }
 
-    /// As `look`, with a page that the hardware cannot read found before it is touched.
+    /// As `look`, with a page that the hardware cannot read found before it is touched, and one that is
+    /// not wanted any more for zeroes.
     fn checked(&self, page: PageIndex) -> (PageKind, &[u8]) {
+        if self.plan.is_removed(page) {
+            return (PageKind::Fill(0), &[]);
+        }
         if self.ram.is_readable(PageRange::one(page)) {
             self.look(page)
         } else {

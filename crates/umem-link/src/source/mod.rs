@@ -201,6 +201,7 @@ impl SourceSession {
                 precopy,
                 fill: count(&departures.fill),
                 duplicate: 0,
+                removed: count(&departures.removed),
                 total: shared.plan.total(),
                 remaining,
             },

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use umem_link::Endpoint;
-use umem_wire::{FRAME_HEAD_BYTES, FrameHead, PREFACE_BYTES, REPLY_BYTES, decode_request};
+use umem_wire::{DemandFrame, FRAME_HEAD_BYTES, FrameHead, PREFACE_BYTES, REPLY_BYTES};
 
 /// What the proxy does; the default passes everything.
 #[derive(Debug, Clone, Copy, Default)]
@@ -234,8 +234,10 @@ impl Pump<'_> {
                 *self.state.pages_before_handover.lock().unwrap() = Some(pages);
             }
             if requests {
-                let pages = decode_request(head.kind, body).unwrap();
-                self.state.requests.lock().unwrap().push(pages);
+                let frame = DemandFrame::decode(head.kind, body).unwrap();
+                if let DemandFrame::Request(pages) = frame {
+                    self.state.requests.lock().unwrap().push(pages);
+                }
             }
             from += FRAME_HEAD_BYTES + head.body_len();
         }

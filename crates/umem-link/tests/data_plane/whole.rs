@@ -1,13 +1,13 @@
 //! Whole moves.
 
 use crate::proxy::{Proxy, Rules};
-use crate::vms::Touch;
+use crate::vms::{Touch, read};
 use crate::world::{Way, World, fd, tcp, unix, wait_for};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use umem_fault::{FaultCause, Interrupt, Waited};
 use umem_link::{DestinationOptions, Prefault, SourceOptions};
-use umem_memory::PageIndex;
+use umem_memory::{PageIndex, PageRange};
 
 const PAGES: u64 = 512;
 
@@ -231,4 +231,67 @@ fn a_paused_postcopy_sends_nothing_until_it_goes_on() {
     });
     world.assert_whole(&source);
     assert!(source.session.pause().is_err() && source.session.go_on().is_err());
+}
+
+/// Pages that the guest gives back at the destination go as zeroes; both ends agree on what went.
+fn pages_given_back(way: Way) {
+    const GONE: std::ops::Range<u64> = 100..300;
+    let world = World::with(way, PAGES, 1, DestinationOptions::default(), |vm| {
+        vm.touch_below = 0;
+    });
+    let source = world.source(SourceOptions { background: false, ..SourceOptions::default() });
+    wait_for("the guest to run here", || world.vm.runs.load(Ordering::SeqCst) == 1);
+    let plane = world.vm.plane().unwrap();
+    let fetch = |page| plane.resolve(PageIndex(page), FaultCause::Vcpu, &Interrupt::new());
+    // One of them is here before: it stays as it came.
+    assert_eq!(fetch(99), Waited::Present);
+    let gone = PageRange::new(PageIndex(GONE.start - 1), GONE.end - GONE.start + 1);
+    assert_eq!(plane.give_up(gone), GONE.end - GONE.start);
+    // Needed all the same, one comes at once, as zeroes or by the request behind the removal.
+    assert_eq!(fetch(150), Waited::Present);
+    source.session.set_background(true);
+    world.assert_whole_but(&source, GONE);
+    assert_eq!(source.session.status().pages.removed, GONE.end - GONE.start);
+}
+
+#[test]
+fn pages_given_back_are_not_sent_over_tcp() {
+    pages_given_back(tcp());
+}
+
+#[test]
+fn pages_given_back_are_not_sent_over_one_descriptor() {
+    pages_given_back(fd());
+}
+
+/// Given back while everything is on its way, and touched again: what comes is the page or zeroes, both
+/// ends know which, and nothing comes twice.
+#[test]
+fn pages_given_back_at_any_moment_leave_both_ends_agreed() {
+    for round in 0..8u64 {
+        let world = World::with(tcp(), 8 * PAGES, 1, DestinationOptions::default(), |vm| {
+            vm.touch_below = 0;
+        });
+        let source = world.source(SourceOptions { bulk_lanes: 2, ..SourceOptions::default() });
+        wait_for("the guest to run here", || world.vm.runs.load(Ordering::SeqCst) == 1);
+        if let Some(plane) = world.vm.plane() {
+            let mut state = round * 77 + 1;
+            for _ in 0..200 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let page = (state >> 33) % (8 * PAGES - 64);
+                plane.give_up(PageRange::new(PageIndex(page), 1 + (state >> 20) % 64));
+                let touched = PageIndex(page + (state >> 50) % 64);
+                let _ = plane.resolve(touched, FaultCause::Vcpu, &Interrupt::new());
+            }
+        }
+        source.wait_ended();
+        wait_for("both to agree", || world.listener.status().verified);
+        let (there, here) = (source.session.status(), world.listener.status());
+        assert!(there.verified && there.digest == here.digest, "{there:?} {here:?}");
+        for page in 0..8 * PAGES {
+            let found = read(&world.vm.ram, page);
+            let zero = found.iter().all(|byte| *byte == 0);
+            assert!(zero || found == read(&source.vm.ram, page), "page {page}");
+        }
+    }
 }

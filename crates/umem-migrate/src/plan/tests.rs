@@ -270,3 +270,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_not_wanted_any_more_goes_as_zeroes_unless_it_went_before() {
+    let plan = SendPlan::new(layout(&[10, 10]), prefault(1, 0, false));
+    plan.demand(&[3]).unwrap();
+    assert_eq!(plan.next_background(2), Some(PageRange::new(PageIndex(0), 2)));
+    // 0, 1, 3 and 4 were sent; runs end with their block.
+    let removed = plan.remove(&[(0, 6), (8, 4)]).unwrap();
+    let run = |start, count| PageRange::new(PageIndex(start), count);
+    assert_eq!(removed, [run(2, 1), run(5, 1), run(8, 2), run(10, 2)]);
+    let zeroes = |page| plan.is_removed(PageIndex(page));
+    assert_eq!((0..20).filter(|page| zeroes(*page)).collect::<Vec<_>>(), [2, 5, 8, 9, 10, 11]);
+    assert_eq!(plan.remove(&[(0, 12)]).unwrap(), [], "once is enough");
+    // Asked for all the same it goes again, as what it was sent as.
+    let order = plan.demand(&[5]).unwrap();
+    assert!(!order[0].first && zeroes(5));
+    assert_eq!(plan.remaining(), 20 - 10 - u64::from(order.len() > 1));
+    for wrong in [&[(19, 2)][..], &[(5, 1), (4, 1)], &[(u64::MAX, 2)], &[(0, u64::MAX)]] {
+        assert!(plan.remove(wrong).is_err(), "{wrong:?}");
+    }
+}

@@ -32,13 +32,13 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use balloon::{Balloon, GivenBack, SavedVirtioBalloon, VirtioBalloon};
+pub use balloon::{Balloon, BalloonFeatures, GivenBack, SavedVirtioBalloon, VirtioBalloon};
 pub use blk::{Disk, DiskError, SavedVirtioBlk, VirtioBlk};
 pub use chain::{Buffers, Chain};
 pub use console::{SavedVirtioConsole, VirtioConsole};
 pub use device::{ConfigSpace, Progress, TransportHandle, VirtioDevice};
 pub use memory::{Absent, AllPresent, GuestRange, PresentPages};
 pub use mmio::{EmptySlot, SavedQueue, SavedVirtioMmio, VirtioMmio};
-pub use net::{Link, LinkCounts, SavedVirtioNet, Tap, TapError, VirtioNet};
+pub use net::{Announcer, Link, LinkCounts, SavedVirtioNet, Tap, TapError, VirtioNet};
 pub use requests::{QueueError, Requests};
 pub use rng::{SavedVirtioRng, VirtioRng};

@@ -1,5 +1,6 @@
 //! Arguments of a command, from words of a line or from a JSON object, checked against its row.
 
+use super::parameters::bytes;
 use super::{Arg, ArgKind, Command, printable};
 use machine::ControlError;
 use serde_json::{Map, Value};
@@ -206,6 +207,11 @@ fn check_text(row: &Command, arg: &Arg, text: String) -> Result<Given, ControlEr
             let number = text.parse().ok().filter(|number| digits && *number >= least(arg));
             number.map(Given::Number).ok_or_else(|| no_number(arg, &text))
         }
+        ArgKind::Memory => {
+            let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+            let bytes = if digits { bytes(&format!("{text}M")) } else { bytes(&text) };
+            bytes.map(Given::Number)
+        }
         ArgKind::Switch => match text.as_str() {
             "on" => Ok(Given::Flag(true)),
             "off" => Ok(Given::Flag(false)),
@@ -227,7 +233,7 @@ fn check_json(arg: &Arg, value: &Value) -> Result<Given, ControlError> {
     match (arg.kind, value) {
         (ArgKind::Flag(_) | ArgKind::Switch, Value::Bool(on)) => Ok(Given::Flag(*on)),
         (ArgKind::Flag(_) | ArgKind::Switch, _) => Err(wrong("true or false")),
-        (ArgKind::Number | ArgKind::LongOption, value) => {
+        (ArgKind::Number | ArgKind::Memory | ArgKind::LongOption, value) => {
             let number = value.as_u64().filter(|number| *number >= least(arg));
             number.map(Given::Number).ok_or_else(|| no_number(arg, &value.to_string()))
         }

@@ -1,7 +1,7 @@
 //! What the commands do, apart from migration.
 
 use super::{Args, Output, TABLE, find_text, printable, run_line, words};
-use machine::{BlockStatus, ControlError, VmControl};
+use machine::{BalloonStatus, BlockStatus, ControlError, NetworkStatus, VmControl};
 use serde_json::json;
 use std::fmt::Write as _;
 
@@ -145,6 +145,51 @@ pub(super) fn memory(vm: &dyn VmControl, _: &Args) -> Answer {
         let _ = writeln!(text, "small pages joined to huge ones: {joined} of {places} places");
     }
     told(text, json!(memory))
+}
+
+pub(super) fn network(vm: &dyn VmControl, _: &Args) -> Answer {
+    let networks = vm.networks();
+    let mut text = String::new();
+    for network in &networks {
+        let NetworkStatus { id, tap, mac, up, received, sent, dropped } = network;
+        let link = if *up { "up" } else { "down" };
+        let _ = writeln!(
+            text,
+            "{id}: virtio-net-device, tap {tap}, mac {mac}, link {link}; frames: {received} to the guest, \
+             {sent} from it, {dropped} dropped"
+        );
+    }
+    if networks.is_empty() {
+        text += "no network devices\n";
+    }
+    told(text, json!(networks))
+}
+
+fn has_balloon(vm: &dyn VmControl) -> Result<BalloonStatus, ControlError> {
+    let none = "the guest has no balloon; start the VM with -device virtio-balloon-device";
+    vm.balloon().ok_or_else(|| ControlError::new(none))
+}
+
+pub(super) fn balloon(vm: &dyn VmControl, _: &Args) -> Answer {
+    let BalloonStatus { actual, target, given_back } = has_balloon(vm)?;
+    let text = format!(
+        "balloon: actual={} MiB (asked for {} MiB; {} MiB given back to the host here)\n",
+        actual >> 20,
+        target >> 20,
+        given_back >> 20
+    );
+    told(
+        text,
+        json!({ "actual": actual, "x-umem": { "target": target, "given-back": given_back } }),
+    )
+}
+
+pub(super) fn set_balloon(vm: &dyn VmControl, args: &Args) -> Answer {
+    vm.set_balloon(args.number("value").unwrap_or(0)).map(|()| Output::default())
+}
+
+pub(super) fn announce_self(vm: &dyn VmControl, _: &Args) -> Answer {
+    vm.announce_self().map(|()| Output::default())
 }
 
 pub(super) fn version(_: &dyn VmControl, _: &Args) -> Answer {

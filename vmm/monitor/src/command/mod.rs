@@ -33,6 +33,8 @@ pub(crate) enum ArgKind {
     Rest,
     /// A whole number, 0 or more.
     Number,
+    /// Bytes of memory: in text MiB, or with a suffix (K, M, G, T); in JSON bytes.
+    Memory,
     /// `on` or `off` in text, a boolean in JSON.
     Switch,
     /// One of these words.
@@ -102,9 +104,11 @@ impl Command {
                 ArgKind::Switch => "on|off".to_owned(),
                 ArgKind::Choice(words) => words.join("|"),
                 ArgKind::Refused(..) | ArgKind::List(_) => continue,
-                ArgKind::Word | ArgKind::Rest | ArgKind::Number | ArgKind::Named(_) => {
-                    arg.name.to_owned()
-                }
+                ArgKind::Word
+                | ArgKind::Rest
+                | ArgKind::Number
+                | ArgKind::Memory
+                | ArgKind::Named(_) => arg.name.to_owned(),
             };
             let _ =
                 if arg.required { write!(usage, " {shown}") } else { write!(usage, " [{shown}]") };

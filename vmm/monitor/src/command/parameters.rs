@@ -115,7 +115,7 @@ impl Domain {
 }
 
 /// Every parameter, in the order of `info migrate_parameters`.
-pub(crate) const PARAMETERS: [Parameter; 10] = [
+pub(crate) const PARAMETERS: [Parameter; 14] = [
     Parameter {
         name: "downtime-limit",
         json: "downtime-limit",
@@ -180,6 +180,38 @@ pub(crate) const PARAMETERS: [Parameter; 10] = [
         domain: Domain::Count(MigrationParameters::MOST_CHANNELS as u64),
         get: |all| Setting::Number(u64::from(all.multifd_channels)),
         set: |all, value| all.multifd_channels = value.byte(),
+    },
+    Parameter {
+        name: "announce-initial",
+        json: "announce-initial",
+        help: "pause before the second announcement of a guest that has arrived",
+        domain: Domain::Milliseconds(100_000),
+        get: |all| Setting::Number(all.announce_initial),
+        set: |all, value| all.announce_initial = value.number(),
+    },
+    Parameter {
+        name: "announce-max",
+        json: "announce-max",
+        help: "longest pause between two announcements",
+        domain: Domain::Milliseconds(100_000),
+        get: |all| Setting::Number(all.announce_max),
+        set: |all, value| all.announce_max = value.number(),
+    },
+    Parameter {
+        name: "announce-rounds",
+        json: "announce-rounds",
+        help: "announcements in all",
+        domain: Domain::Count(100),
+        get: |all| Setting::Number(u64::from(all.announce_rounds)),
+        set: |all, value| all.announce_rounds = value.byte(),
+    },
+    Parameter {
+        name: "announce-step",
+        json: "announce-step",
+        help: "by how much each pause is longer than the one before",
+        domain: Domain::Milliseconds(10_000),
+        get: |all| Setting::Number(all.announce_step),
+        set: |all, value| all.announce_step = value.number(),
     },
     Parameter {
         name: "cpu-throttle-initial",
@@ -332,7 +364,11 @@ fn whole(value: &str) -> Result<u64, ControlError> {
 }
 
 /// Bytes, or with a suffix K, M, G, T: 1024, its square, its cube, its fourth power.
-fn bytes(value: &str) -> Result<u64, ControlError> {
+/// A number of bytes, with or without a suffix.
+///
+/// # Errors
+/// When it is none.
+pub(super) fn bytes(value: &str) -> Result<u64, ControlError> {
     let suffixes = [('K', 10), ('M', 20), ('G', 30), ('T', 40)];
     let shifted = suffixes.into_iter().find_map(|(letter, shift)| {
         let number = value.strip_suffix([letter, letter.to_ascii_lowercase()])?;

@@ -1,6 +1,8 @@
 //! The table.
 
-use super::ArgKind::{Choice, Flag, List, LongOption, Named, Number, Refused, Rest, Switch, Word};
+use super::ArgKind::{
+    Choice, Flag, List, LongOption, Memory, Named, Number, Refused, Rest, Switch, Word,
+};
 use super::{Arg, ArgKind, Command, capabilities, handlers, migrate, parameters};
 
 const fn needs(name: &'static str, kind: ArgKind) -> Arg {
@@ -97,6 +99,22 @@ pub(crate) static TABLE: &[Command] = &[
         run: handlers::memory,
     },
     Command {
+        text: Some("info network"),
+        aliases: &[],
+        json: Some("x-umem-query-network"),
+        args: &[],
+        help: "show the network devices",
+        run: handlers::network,
+    },
+    Command {
+        text: Some("info balloon"),
+        aliases: &[],
+        json: Some("query-balloon"),
+        args: &[],
+        help: "show how much of its RAM the guest has, and is asked to keep",
+        run: handlers::balloon,
+    },
+    Command {
         text: Some("info version"),
         aliases: &[],
         json: Some("query-version"),
@@ -143,6 +161,22 @@ pub(crate) static TABLE: &[Command] = &[
         args: &[],
         help: "ask the guest to power off",
         run: handlers::system_powerdown,
+    },
+    Command {
+        text: Some("balloon"),
+        aliases: &[],
+        json: Some("balloon"),
+        args: &[needs("value", Memory)],
+        help: "ask the guest to keep so much of its RAM, and to give the rest to its balloon",
+        run: handlers::set_balloon,
+    },
+    Command {
+        text: Some("announce_self"),
+        aliases: &[],
+        json: Some("announce-self"),
+        args: &[],
+        help: "tell the guest's networks where it is, as is done when it arrives",
+        run: handlers::announce_self,
     },
     Command {
         text: Some("migrate"),

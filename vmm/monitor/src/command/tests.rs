@@ -195,6 +195,10 @@ postcopy-background off
 postcopy-collapse off
 postcopy-switch manual
 multifd-channels 4
+announce-initial 10
+announce-max 20
+announce-rounds 3
+announce-step 5
 cpu-throttle-initial 10
 cpu-throttle-increment 5
 max-cpu-throttle 80";
@@ -211,6 +215,10 @@ postcopy-background: off
 postcopy-collapse: off
 postcopy-switch: manual
 multifd-channels: 4
+announce-initial: 10 ms
+announce-max: 20 ms
+announce-rounds: 3
+announce-step: 5 ms
 cpu-throttle-initial: 10 %
 cpu-throttle-increment: 5 %
 max-cpu-throttle: 80 %

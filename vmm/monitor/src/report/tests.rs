@@ -23,6 +23,7 @@ pub(crate) fn sample() -> MigrationStatus {
             precopy: 0,
             fill: 30,
             duplicate: 1,
+            removed: 0,
             total: 262_144,
             remaining: 262_044,
         },

@@ -216,6 +216,7 @@ fn every_event_has_its_name_data_and_time() {
             "SHUTDOWN",
             json!({"guest": true, "reason": "guest-shutdown"}),
         ),
+        (VmEvent::BalloonChange { actual: 4096 }, "BALLOON_CHANGE", json!({"actual": 4096})),
         (VmEvent::MigrationPass { pass: 2 }, "MIGRATION_PASS", json!({"pass": 2})),
         (phase("active"), "MIGRATION", json!({"status": "active", "x-umem-phase": "active"})),
         (phase("listening"), "MIGRATION", json!({"status": "setup", "x-umem-phase": "listening"})),

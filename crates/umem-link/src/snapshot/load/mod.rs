@@ -158,6 +158,7 @@ impl SnapshotLoad {
                 precopy: count(&counts.precopy),
                 fill: count(&counts.fill),
                 duplicate: count(&counts.duplicate),
+                removed: 0,
                 total,
                 remaining: total.saturating_sub(tally.pages),
             },

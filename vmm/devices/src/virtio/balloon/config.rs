@@ -17,7 +17,11 @@ pub(super) struct Size {
 pub struct Balloon {
     size: Mutex<Size>,
     transport: Mutex<Option<TransportHandle>>,
+    changed: Mutex<Option<Changed>>,
 }
+
+/// Hears of the pages that the driver says are in the balloon.
+type Changed = Box<dyn Fn(u32) + Send>;
 
 impl std::fmt::Debug for Balloon {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -51,6 +55,11 @@ impl Balloon {
         }
     }
 
+    /// Says who hears of the driver's word, on the vCPU's thread that writes it: it must not wait.
+    pub fn on_change(&self, changed: impl Fn(u32) + Send + 'static) {
+        *self.changed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(changed));
+    }
+
     /// Pages that the driver is asked to have in the balloon.
     #[must_use]
     pub fn target(&self) -> u32 {
@@ -73,7 +82,11 @@ impl ConfigSpace for Balloon {
 
     fn write(&self, offset: u64, bytes: &[u8]) {
         if let (ACTUAL, Ok(bytes)) = (offset, <[u8; 4]>::try_from(bytes)) {
-            self.lock().actual_pages = u32::from_le_bytes(bytes);
+            let pages = u32::from_le_bytes(bytes);
+            self.lock().actual_pages = pages;
+            if let Some(changed) = &*self.changed.lock().unwrap_or_else(PoisonError::into_inner) {
+                changed(pages);
+            }
         }
     }
 }

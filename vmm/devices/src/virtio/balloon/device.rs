@@ -19,7 +19,7 @@ const FEATURE_REPORTING: u64 = 1 << 5;
 const INFLATE: usize = 0;
 /// Queue of pages that leave it.
 const DEFLATE: usize = 1;
-// The third queue is of free pages. Statistics and hints are not offered, and Linux and QEMU number
+// The third queue is of free pages, where it is offered; else nobody uses it. Statistics and hints are not offered, and Linux and QEMU number
 // only the queues that there are.
 
 /// Bytes of a page as drivers count (section 5.5.6), whatever the guest's pages are.
@@ -37,17 +37,27 @@ pub trait GivenBack: Send + Sync {
     fn give_back(&self, range: GuestRange);
 }
 
+/// What a balloon offers its driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BalloonFeatures {
+    /// It may take pages out when the guest has no others.
+    pub deflate_on_oom: bool,
+    /// It may say which pages are free, outside of the balloon.
+    pub free_page_reporting: bool,
+}
+
 /// A balloon. Its pages and those that the driver reports as free go to a [`GivenBack`].
 pub struct VirtioBalloon {
     balloon: Arc<Balloon>,
+    features: BalloonFeatures,
     to: Arc<dyn GivenBack>,
 }
 
 impl VirtioBalloon {
     /// An empty balloon, whose pages go to `to`.
     #[must_use]
-    pub fn new(to: Arc<dyn GivenBack>) -> Self {
-        Self { balloon: Arc::default(), to }
+    pub fn new(features: BalloonFeatures, to: Arc<dyn GivenBack>) -> Self {
+        Self { balloon: Arc::default(), features, to }
     }
 
     /// Its size, for the monitor.
@@ -129,7 +139,10 @@ impl VirtioDevice for VirtioBalloon {
     const ID: u32 = 5;
 
     fn features(&self) -> u64 {
-        FEATURE_DEFLATE_ON_OOM | FEATURE_REPORTING
+        let BalloonFeatures { deflate_on_oom, free_page_reporting } = self.features;
+        let offered = |on, feature| if on { feature } else { 0 };
+        offered(deflate_on_oom, FEATURE_DEFLATE_ON_OOM)
+            | offered(free_page_reporting, FEATURE_REPORTING)
     }
 
     fn queue_sizes(&self) -> &'static [u16] {

@@ -7,5 +7,5 @@ mod saved;
 mod tests;
 
 pub use config::Balloon;
-pub use device::{GivenBack, VirtioBalloon};
+pub use device::{BalloonFeatures, GivenBack, VirtioBalloon};
 pub use saved::SavedVirtioBalloon;

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 use std::sync::{Arc, Mutex};
 use umem_state::SaveRestore;
 
+const ALL: BalloonFeatures = BalloonFeatures { deflate_on_oom: true, free_page_reporting: true };
+
 /// Writes down what was given back: address and bytes.
 #[derive(Default)]
 struct Ledger(Mutex<Vec<(u64, u64)>>);
@@ -21,7 +23,7 @@ impl GivenBack for Ledger {
 
 fn start() -> (Driver<VirtioBalloon>, Arc<Ledger>) {
     let ledger = Arc::new(Ledger::default());
-    let mut driver = Driver::new(VirtioBalloon::new(ledger.clone()), Arc::new(AllPresent));
+    let mut driver = Driver::new(VirtioBalloon::new(ALL, ledger.clone()), Arc::new(AllPresent));
     driver.start(3);
     (driver, ledger)
 }
@@ -51,7 +53,7 @@ fn pages_that_come_into_the_balloon_are_given_back_in_runs() {
 fn free_pages_are_given_back_without_being_fetched() {
     let ledger = Arc::new(Ledger::default());
     let gate = Arc::new(Gate::default());
-    let mut driver = Driver::new(VirtioBalloon::new(ledger.clone()), gate.clone());
+    let mut driver = Driver::new(VirtioBalloon::new(ALL, ledger.clone()), gate.clone());
     driver.start(3);
     gate.shut(DATA);
     driver.submit(2, &[(DATA, 0x8000, WRITE), (DATA + 0x9800, 0x2000, WRITE), (DATA, 8, WRITE)]);
@@ -82,7 +84,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn whatever_a_guest_does_the_device_comes_to_rest(hostile in hostile()) {
-        let device = VirtioBalloon::new(Arc::new(Ledger::default()));
+        let device = VirtioBalloon::new(ALL, Arc::new(Ledger::default()));
         act(&mut Driver::new(device, Arc::new(AllPresent)), 3, &hostile);
     }
 }

@@ -5,6 +5,7 @@
 //! was taken while the device comes to rest moves with it.
 
 use super::SavedVirtioNet;
+use super::announce::Announcer;
 use super::link::{Link, LinkState, count};
 use super::poller::{Poller, Until};
 use super::tap::{HEADER, MOST_FRAME, Tap};
@@ -74,6 +75,12 @@ impl VirtioNet {
     #[must_use]
     pub fn link(&self) -> Arc<Link> {
         self.link.clone()
+    }
+
+    /// What tells its network where the guest is.
+    #[must_use]
+    pub fn announcer(&self) -> Announcer {
+        Announcer { tap: self.tap.clone(), link: self.link.clone() }
     }
 
     fn frame(&self) -> MutexGuard<'_, Vec<u8>> {
