@@ -8,6 +8,7 @@ mod lab;
 pub mod matrix;
 mod monitor;
 pub mod moving;
+pub mod network;
 mod program;
 mod proxy;
 pub mod qmp;

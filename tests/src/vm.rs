@@ -24,6 +24,7 @@ pub struct Builder {
     arguments: Vec<OsString>,
     descriptor_0: Stdio,
     ordinary_user: bool,
+    namespace: Option<String>,
     small_disk: Option<PathBuf>,
 }
 
@@ -37,6 +38,7 @@ impl Builder {
             arguments: words.map(OsString::from).collect(),
             descriptor_0: Stdio::null(),
             ordinary_user: false,
+            namespace: None,
             small_disk: None,
         }
     }
@@ -78,6 +80,13 @@ impl Builder {
         self
     }
 
+    /// Runs in a network namespace.
+    #[must_use]
+    pub fn namespace(mut self, name: &str) -> Self {
+        self.namespace = Some(name.to_owned());
+        self
+    }
+
     /// Sees a disk of 8 MiB in this folder, which nobody else sees. Needs [`may_mount`].
     #[must_use]
     pub fn small_disk(mut self, folder: &Path) -> Self {
@@ -87,6 +96,12 @@ impl Builder {
 
     /// The process, still to be given its sockets.
     fn command(&mut self) -> Command {
+        if let Some(namespace) = &self.namespace {
+            // It becomes the program: the process is the same.
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", namespace]).arg(program()).args(&self.arguments);
+            return command;
+        }
         if let Some(folder) = &self.small_disk {
             let mut command = Command::new("unshare");
             let script = "mount -t tmpfs -o size=8m none \"$0\" && exec \"$@\"";

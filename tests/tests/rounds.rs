@@ -301,7 +301,8 @@ fn auto_converge_lets_the_same_precopy_end() {
     accept(&mut source, "migrate_set_capability auto-converge on");
     accept(&mut source, "migrate_set_parameter cpu-throttle-initial 99");
     // Still far below what the guest writes; above what it can in a hundredth of the time.
-    accept(&mut source, "migrate_set_parameter max-bandwidth 64M");
+    accept(&mut source, "migrate_set_parameter max-bandwidth 96M");
+    accept(&mut source, "migrate_set_parameter downtime-limit 50");
     accept(&mut source, &format!("migrate {uri}"));
     let mut most = 0;
     until("the end", || {
