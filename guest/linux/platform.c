@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "guest.h"
 
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +17,10 @@ static size_t line_bytes;
 int console_poll(void)
 {
     unsigned char byte;
+    /* Standard input may be a pipe, which a read would wait for. */
+    struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
+    if (poll(&input, 1, 0) != 1)
+        return -1;
     return read(STDIN_FILENO, &byte, 1) == 1 ? byte : -1;
 }
 

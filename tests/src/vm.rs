@@ -364,6 +364,18 @@ impl Vm {
         line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
     }
 
+    /// What the process holds: descriptors, threads, mappings.
+    #[must_use]
+    pub fn holdings(&self) -> (usize, usize, usize) {
+        let count = |part: &str| {
+            let path = format!("/proc/{}/{part}", self.child.id());
+            std::fs::read_dir(path).map_or(0, Iterator::count)
+        };
+        let maps = format!("/proc/{}/maps", self.child.id());
+        let mappings = std::fs::read_to_string(maps).unwrap_or_default().lines().count();
+        (count("fd"), count("task"), mappings)
+    }
+
     /// Whether it maps a file with this in its name.
     #[must_use]
     pub fn maps(&self, name: &str) -> bool {

@@ -1,7 +1,6 @@
 //! The destination's end, as the data plane sees this machine.
 
 use crate::admission;
-use crate::config::Incoming;
 use crate::control::{ControlError, VmEvent};
 use crate::driver::Driver;
 use crate::lifecycle::Ownership;
@@ -83,13 +82,9 @@ impl Vm {
     /// Begins to listen for a guest.
     ///
     /// # Errors
-    /// When this VM was not started for that, listens already, or the address cannot be had.
+    /// When this VM has a guest, listens already, or the address cannot be had.
     pub(crate) fn listen(&mut self, uri: &str) -> Result<(), ControlError> {
-        if self.config.incoming == Incoming::No || self.life.ownership() != Ownership::Incoming {
-            return Err(ControlError::new(
-                "this VM does not wait for a guest; start one with -incoming defer",
-            ));
-        }
+        self.require_room()?;
         if self.shared.migration.listens() {
             return Err(ControlError::new("this VM listens already (info migrate)"));
         }
@@ -104,6 +99,35 @@ impl Vm {
             .map_err(|error| ControlError(chain(&error)))?;
         self.shared.migration.set_incoming(Arrival::Link(listener));
         Ok(())
+    }
+
+    /// Whether a guest can come in. The one that was here may have left for good: then the machine is made
+    /// new.
+    fn require_room(&mut self) -> Result<(), ControlError> {
+        match self.life.ownership() {
+            Ownership::Incoming => Ok(()),
+            Ownership::Released => {
+                let pristine = std::mem::take(&mut self.pristine);
+                let loaded = self.load(&pristine);
+                self.pristine = pristine;
+                loaded.map_err(|error| ControlError(chain(&error)))?;
+                if !self.life.await_another() {
+                    return Err(ControlError::new("the guest that was here has not left"));
+                }
+                self.shared.migration.begin_anew();
+                (self.trouble, self.stopped_at) = (None, None);
+                self.asked.set(None);
+                self.publish();
+                Ok(())
+            }
+            Ownership::HandedOver | Ownership::HandoverUnknown => Err(ControlError::new(
+                "the guest that moves from here still needs this process (info migrate); another can come \
+                 in when that move is complete",
+            )),
+            Ownership::Owner | Ownership::Migrating => Err(ControlError::new(
+                "this VM does not wait for a guest, it has one; start another with -incoming defer",
+            )),
+        }
     }
 
     /// Memory of a guest that runs here must not be emptied for another.

@@ -6,7 +6,7 @@
 //! | `Migrating` | no | `Owner` (failed before the handover, or saved to a file) or `HandoverUnknown` |
 //! | `HandoverUnknown` | no | `Owner` or `HandedOver`, by the destination's answer or the operator |
 //! | `HandedOver` | never again | `Released` when all pages arrived and both ends agree |
-//! | `Released` | never again | |
+//! | `Released` | not the guest that left | `Incoming` when another is waited for (`migrate_incoming`) |
 //! | `Incoming` | no | `Owner` at the handover |
 
 use crate::control::{ControlError, RunState};
@@ -216,6 +216,16 @@ impl Lifecycle {
         }
     }
 
+    /// Another guest is waited for, in the place of the one that has left for good. Whether it can be.
+    #[must_use]
+    pub(crate) fn await_another(&mut self) -> bool {
+        let free = self.ownership == Ownership::Released;
+        if free {
+            *self = Self::incoming();
+        }
+        free
+    }
+
     /// The guest has arrived and is ours. Returns nothing: whether it runs moved with it.
     pub(crate) fn arrived(&mut self, runs: bool) {
         if self.ownership == Ownership::Incoming {
@@ -289,6 +299,24 @@ mod tests {
         assert!(!life.take_back());
         life.run().unwrap();
         assert_eq!(life.state(), RunState::Running);
+    }
+
+    #[test]
+    fn another_guest_is_waited_for_only_when_the_one_before_needs_nothing() {
+        let mut life = running();
+        assert!(!life.await_another());
+        life.stop_for_migration().unwrap();
+        assert!(!life.await_another());
+        life.handover_begun();
+        assert!(!life.await_another());
+        life.handed_over();
+        assert!(!life.await_another(), "its pages are here");
+        life.released();
+        assert!(life.await_another());
+        assert_eq!((life.ownership(), life.state()), (Ownership::Incoming, RunState::Inmigrate));
+        assert!(life.run().is_err() && !life.await_another());
+        life.arrived(true);
+        assert!(life.stop_for_migration().is_ok());
     }
 
     #[test]

@@ -52,6 +52,19 @@ impl MigrationDesk {
         desk.given_up = None;
     }
 
+    /// The guest that came and left is history: another is waited for.
+    pub(crate) fn begin_anew(&self) {
+        let (outgoing, incoming) = {
+            let mut desk = self.desk();
+            desk.given_up = None;
+            (desk.outgoing.take(), desk.incoming.take())
+        };
+        drop(outgoing);
+        if let Some(arrival) = incoming {
+            arrival.abandon();
+        }
+    }
+
     fn incoming(&self) -> Option<Arc<Arrival>> {
         self.desk().incoming.clone()
     }

@@ -10,7 +10,7 @@ use crate::lifecycle::Ownership;
 use crate::sessions;
 use crate::shared::Shared;
 use crate::tracking::Turn;
-use crate::vm::{QUIESCE_BOUND, STOP_BOUND, Vm};
+use crate::vm::{QUIESCE_BOUND, STOP_BOUND, Vm, VmError, chain};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use umem_link::{
@@ -73,7 +73,7 @@ impl SourceVm for Outgoing {
     }
 
     fn released(&self) {
-        self.must("released", |vm| vm.change_ownership(crate::lifecycle::Lifecycle::released));
+        self.must("released", Vm::released);
     }
 
     fn phase_changed(&self, phase: &str) {
@@ -218,7 +218,7 @@ impl Vm {
         let halted = Instant::now();
         let package = self.save().map_err(|error| ControlError(error.to_string()))?;
         // What is left to write is written; the destination may take the disks.
-        self.hardware.unlock_disks().map_err(|error| ControlError(crate::vm::chain(&error)))?;
+        self.hardware.unlock_disks().map_err(|error| ControlError(chain(&error)))?;
         let ram = freeze(&self.hardware, &StandsStill::after_halt());
         self.frozen = Some(ram.clone());
         let saved = Instant::now();
@@ -233,8 +233,7 @@ impl Vm {
         let pause = self.stopped_at.take().map_or(Duration::ZERO, |at| at.elapsed());
         let runs = self.life.take_back();
         if let Err(error) = self.hardware.lock_disks() {
-            self.trouble =
-                Some(format!("the guest stays stopped until cont: {}", crate::vm::chain(&error)));
+            self.trouble = Some(format!("the guest stays stopped until cont: {}", chain(&error)));
             self.life.pause();
             return self.publish();
         }
@@ -257,11 +256,32 @@ impl Vm {
                     log::warn!("RAM of the guest that was handed over stays writable: {error}");
                 }
             };
-            if let Err(error) =
-                std::thread::Builder::new().name("protect-ram".into()).spawn(protect)
-            {
-                log::warn!("RAM of the guest that was handed over stays writable: {error}");
+            match std::thread::Builder::new().name("protect-ram".into()).spawn(protect) {
+                Ok(thread) => self.protecting = Some(thread),
+                Err(error) => {
+                    log::warn!("RAM of the guest that was handed over stays writable: {error}");
+                }
             }
+        }
+        self.publish();
+    }
+
+    /// The guest has left for good: its memory is given back to the host. The session has ended and
+    /// joined all threads that read it.
+    fn released(&mut self) {
+        self.life.released();
+        if let Some(thread) = self.protecting.take() {
+            let _ = thread.join();
+        }
+        self.shared.collapse.end();
+        let freed = match self.frozen.take() {
+            Some(ram) => ram
+                .unprotect()
+                .map_err(|source| VmError::Memory { bytes: self.config.memory_bytes, source }),
+            None => Ok(()),
+        };
+        if let Err(error) = freed.and_then(|()| self.hardware.renew_ram()) {
+            log::warn!("memory of the guest that has left stays in use: {}", chain(&error));
         }
         self.publish();
     }

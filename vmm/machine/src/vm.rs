@@ -18,6 +18,7 @@ use crate::vcpu::{JOIN_BOUND, Surroundings, VcpuEvent, VcpuThread};
 use crate::{cpu, fdt::TreeConfig};
 use accel::VcpuHandle;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use umem_link::{Block, MachineDescription};
 use umem_memory::{DirtyLog, FrozenRam};
@@ -93,6 +94,8 @@ pub(crate) struct Vm {
     pub(crate) stopped_at: Option<Instant>,
     /// RAM of a guest that an outgoing migration has stopped.
     pub(crate) frozen: Option<FrozenRam>,
+    /// Takes write access from it, once it was handed over.
+    pub(crate) protecting: Option<JoinHandle<()>>,
     /// Whether the guest that is arriving is to run.
     pub(crate) arriving_runs: bool,
 }
@@ -177,6 +180,7 @@ impl Vm {
             trouble: None,
             stopped_at: None,
             frozen: None,
+            protecting: None,
             arriving_runs: false,
         };
         vm.hardware.stop_clock();

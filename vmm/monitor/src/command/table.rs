@@ -210,7 +210,8 @@ pub(crate) static TABLE: &[Command] = &[
         aliases: &[],
         json: Some("migrate-incoming"),
         args: &[needs("uri", Word)],
-        help: "wait for a migration on URI (started with -incoming defer)",
+        help: "wait for a guest on URI: started with -incoming defer, or once the guest that was here has \
+               moved away and all its pages with it",
         run: migrate::incoming,
     },
     Command {

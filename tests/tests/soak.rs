@@ -1,0 +1,207 @@
+//! One Linux moves back and forth between the same two processes, all its devices busy, modes mixed,
+//! everything verified after each move, and what both processes hold is counted.
+//!
+//! `cargo xtask soak --moves N` runs it long, and writes what was seen (`UMEM_SOAK_MOVES`,
+//! `UMEM_SOAK_JSON`).
+#![allow(missing_docs)]
+
+use serde_json::{Value, json};
+use std::path::Path;
+use umem_tests::moving::{accept, complete};
+use umem_tests::network::Network;
+use umem_tests::{Lab, Shell, Vm, skipped, until};
+
+/// A short run goes through each mode in both directions.
+const SHORT: u64 = 8;
+/// Moves after which nothing more is expected to be held for the first time.
+const WARM: usize = 4;
+/// What RSS may differ by between two moves of the same kind, KiB: buffers that a move happened to need.
+const SLACK_KIB: u64 = 24 << 10;
+
+/// Commands, by turns: their words before and behind the address.
+const COMMANDS: [(&str, &str, &str); 4] = [
+    ("postcopy", "migrate -p", ""),
+    ("precopy", "migrate", ""),
+    ("hybrid", "migrate -p --precopy 1", ""),
+    ("postcopy, prefault", "migrate -p -m", " 8 2"),
+];
+
+/// Keeps disk, random numbers and serial port busy; what goes wrong leaves a file.
+const BUSY: &str = "cat >/tmp/busy <<'X'\n\
+    n=0\n\
+    while [ ! -e /tmp/stop ]; do\n\
+    dd if=/dev/urandom of=/m/f$n bs=64k count=8 conv=fsync 2>/dev/null || touch /tmp/failed-disk\n\
+    (cd /m; sha256sum f$n >s$n; sync; sha256sum -c s$n >/dev/null) || touch /tmp/failed-sum\n\
+    [ $n -ge 16 ] && rm /m/f$((n-16)) /m/s$((n-16))\n\
+    dd if=/dev/hwrng of=/dev/null bs=64 count=1 2>/dev/null || touch /tmp/failed-rng\n\
+    echo tick $n >/dev/ttyS0\n\
+    n=$((n+1)); echo $n >/tmp/rounds\n\
+    done\n\
+    X\n\
+    sh /tmp/busy & echo $! >/tmp/pid";
+
+/// The memory workload, its verdicts asked for through a pipe.
+const MEMORY: &str = "mkfifo /tmp/ask; (workload threads=2 fill_mib=48 rate=1500 seed=7 \
+    beat_us=500000 <>/tmp/ask >/tmp/answers &); true";
+
+/// Both processes have the same devices.
+fn options(network: Option<(&Network, &str)>, disk: &Path) -> String {
+    let network = network.map_or_else(String::new, |(_, tap)| {
+        format!("-netdev tap,id=n,ifname={tap} -device virtio-net-device,netdev=n")
+    });
+    format!(
+        "-m 256M -smp 2 -drive file={} -device virtio-rng-device -device virtio-serial-device \
+         -device virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on {network}",
+        disk.display()
+    )
+}
+
+/// What one process holds.
+fn holdings(vm: &Vm) -> Value {
+    let (descriptors, threads, mappings) = vm.holdings();
+    json!({
+        "rss-kib": vm.memory_kib("VmRSS"),
+        "descriptors": descriptors,
+        "threads": threads,
+        "mappings": mappings,
+    })
+}
+
+/// Everything that the guest can tell of itself.
+fn verify(shell: &mut Shell<'_>) {
+    let count = |shell: &mut Shell<'_>| {
+        shell.run("cat /tmp/rounds").lines().last().and_then(|line| line.trim().parse::<u64>().ok())
+    };
+    let before = count(shell);
+    until("rounds of files to go on", || (count(shell) > before.map(|n| n + 1)).then_some(()));
+    shell.run("! ls /tmp/failed* 2>/dev/null");
+    let verdicts = |shell: &mut Shell<'_>| shell.run("grep -c ^verdict /tmp/answers; true");
+    let before = verdicts(shell);
+    shell.run("echo v >/tmp/ask");
+    until("the memory's verdict", || (verdicts(shell) != before).then_some(()));
+    let verdict = shell.run("grep ^verdict /tmp/answers | tail -1");
+    assert!(verdict.contains("verdict ok ") && verdict.contains("bad_pages=0"), "{verdict}");
+}
+
+/// Number of a field of both processes' holdings after a move.
+fn number(record: &Value, end: &str, field: &str) -> u64 {
+    record[end][field].as_u64().unwrap_or_default()
+}
+
+/// Compares each move with the one before it of the same direction and mode, once all were made.
+fn is_flat(records: &[Value]) -> Result<(), String> {
+    // Direction and mode are the same again after as many moves as there are commands.
+    let period = COMMANDS.len();
+    let (Some(first), Some(last)) =
+        (records.get(WARM..WARM + period), records.rchunks(period).next())
+    else {
+        return Ok(());
+    };
+    for (early, late) in first.iter().zip(last) {
+        for end in ["source", "destination"] {
+            for field in ["descriptors", "threads", "mappings"] {
+                let (before, after) = (number(early, end, field), number(late, end, field));
+                if after > before + 2 {
+                    return Err(format!("{field} of the {end} grew from {before} to {after}"));
+                }
+            }
+            let (before, after) = (number(early, end, "rss-kib"), number(late, end, "rss-kib"));
+            if after > before + SLACK_KIB {
+                return Err(format!("memory of the {end} grew from {before} to {after} KiB"));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_busy_guest_moves_back_and_forth_between_two_processes() {
+    let moves = std::env::var("UMEM_SOAK_MOVES").ok().and_then(|text| text.parse().ok());
+    let moves: u64 = moves.unwrap_or(SHORT);
+    let network = Network::new()
+        .inspect_err(|why| skipped(&format!("network of a guest that moves often: {why}")))
+        .ok();
+    let lab = Lab::new();
+    let image = lab.path("disk.raw");
+    std::fs::File::create(&image).and_then(|file| file.set_len(64 << 20)).expect("room");
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    let mut made = std::process::Command::new("mke2fs");
+    made.env("PATH", &path).args(["-q", "-F", "-t", "ext4"]).arg(&image);
+    let made = made.status().expect("mke2fs (e2fsprogs)");
+    assert!(made.success());
+    let vm = |name: &str, tap: &str, more: &str| {
+        let place = network.as_ref().map(|network| (network, tap));
+        let builder = lab.vm(name, &format!("{} {more}", options(place, &image)));
+        match &network {
+            Some(network) => builder.namespace(network.hosts()),
+            None => builder,
+        }
+    };
+    let mut there = vm("b", "tap1", "-incoming defer").start();
+    let mut here = vm("a", "tap0", "").linux("console=hvc0 umem.modules=fs").start();
+    for vm in [&mut here, &mut there] {
+        accept(vm, "migrate_set_capability postcopy-ram on");
+    }
+    let mut shell = Shell::new(&here.serial, 1);
+    here.serial.wait_text(0, "built-in shell");
+    here.serial.wait_text(0, "# ");
+    shell.run("while [ ! -b /dev/vda ]; do sleep 1; done; mkdir /m; mount -o discard /dev/vda /m");
+    shell.run(BUSY);
+    shell.run(MEMORY);
+    until("memory to be filled", || {
+        (shell.run("grep -c ^ready /tmp/answers; true") == "1").then_some(())
+    });
+    let traffic = network.as_ref().map(|network| {
+        shell.run("ip addr add 10.77.0.2/24 dev eth0; ip link set eth0 up; (nc -ll -p 7 -e cat &); sleep 1");
+        (network.flow(7), network.pings())
+    });
+    let mut records = Vec::new();
+    for number in 0..moves {
+        let (mode, before, behind) = COMMANDS[number as usize % COMMANDS.len()];
+        accept(&mut there, "migrate_incoming tcp:127.0.0.1:0");
+        let uri = there.address();
+        accept(&mut here, &format!("{before} {uri}{behind}"));
+        let (gone, _) = complete(&mut here, &mut there);
+        let mut shell = Shell::new(&there.serial, 2 + number as u32);
+        verify(&mut shell);
+        accept(&mut there, if number % 2 == 0 { "balloon 208" } else { "balloon 256" });
+        let record = json!({
+            "move": number + 1,
+            "mode": mode,
+            "total-ms": gone["total-ms"],
+            "downtime-ms": gone["downtime"]["total"],
+            "pages": gone["pages"],
+            "verified": true,
+            "source": holdings(&here),
+            "destination": holdings(&there),
+        });
+        println!("{record}");
+        records.push(record);
+        std::mem::swap(&mut here, &mut there);
+    }
+    let traffic = traffic.map(|(flow, pings)| (flow.stop(), pings.stop()));
+    let flat = is_flat(&records);
+    if let Some(path) = std::env::var_os("UMEM_SOAK_JSON") {
+        let traffic = traffic.map(|(flow, pings)| {
+            json!({
+                "tcp-bytes": flow.bytes,
+                "tcp-gap-ms": flow.gap.as_secs_f64() * 1e3,
+                "pings": pings.sent,
+                "pongs": pings.answered,
+                "ping-gap-ms": pings.gap.as_secs_f64() * 1e3,
+            })
+        });
+        let all = json!({ "moves": records, "network": traffic, "flat": flat.is_ok() });
+        std::fs::write(path, format!("{all:#}\n")).expect("the record can be written");
+    }
+    flat.expect("what both processes hold stays as it is");
+    let mut shell = Shell::new(&here.serial, 900);
+    shell.run("touch /tmp/stop; wait $(cat /tmp/pid); cd /m && cat s* | sha256sum -c >/dev/null");
+    shell.run("cd /; umount /m");
+    here.serial.send(b"poweroff -f\n");
+    assert_eq!(here.wait_end().code(), Some(0), "{}", here.words());
+    let mut checked = std::process::Command::new("e2fsck");
+    checked.env("PATH", &path).args(["-f", "-n"]).arg(&image);
+    let checked = checked.output().expect("e2fsck (e2fsprogs)");
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+}
