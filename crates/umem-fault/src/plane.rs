@@ -411,6 +411,10 @@ impl FaultPlane {
             }
             uffd.take()
         };
+        // Nobody asks any more; and what it asked knows where pages go, which is here: each would keep the
+        // other for ever.
+        let requester = self.requester.write().unwrap_or_else(PoisonError::into_inner).take();
+        drop(requester);
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut result = Ok(());
         if let Some(uffd) = uffd {

@@ -237,6 +237,8 @@ impl Vcpu for Hart {
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), StateError> {
         saved::restore(&mut self.cpu, bytes)?;
+        // The code of another guest, or of a time long gone.
+        self.blocks = Blocks::new();
         self.pending = Pending::Nothing;
         self.retired_before = self.cpu.retired;
         Ok(())

@@ -107,10 +107,7 @@ impl Vm {
         match self.life.ownership() {
             Ownership::Incoming => Ok(()),
             Ownership::Released => {
-                let pristine = std::mem::take(&mut self.pristine);
-                let loaded = self.load(&pristine);
-                self.pristine = pristine;
-                loaded.map_err(|error| ControlError(chain(&error)))?;
+                self.load_pristine().map_err(|error| ControlError(chain(&error)))?;
                 if !self.life.await_another() {
                     return Err(ControlError::new("the guest that was here has not left"));
                 }

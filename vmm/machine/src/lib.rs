@@ -21,6 +21,7 @@ mod gate;
 mod given_back;
 mod handle;
 mod hardware;
+mod heap;
 mod incoming;
 mod lifecycle;
 mod loader;

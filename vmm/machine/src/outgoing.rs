@@ -266,7 +266,7 @@ impl Vm {
         self.publish();
     }
 
-    /// The guest has left for good: its memory is given back to the host. The session has ended and
+    /// The guest has left for good: the machine is as new, and its memory is given back to the host. The session has ended and
     /// joined all threads that read it.
     fn released(&mut self) {
         self.life.released();
@@ -280,9 +280,13 @@ impl Vm {
                 .map_err(|source| VmError::Memory { bytes: self.config.memory_bytes, source }),
             None => Ok(()),
         };
-        if let Err(error) = freed.and_then(|()| self.hardware.renew_ram()) {
+        let freed = freed
+            .and_then(|()| self.hardware.renew_ram())
+            .and_then(|()| self.load_pristine().map_err(VmError::from));
+        if let Err(error) = freed {
             log::warn!("memory of the guest that has left stays in use: {}", chain(&error));
         }
+        crate::heap::trim();
         self.publish();
     }
 

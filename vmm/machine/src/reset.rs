@@ -36,12 +36,10 @@ impl Vm {
         self.shared.collapse.end();
         self.hardware.finish_output(Instant::now() + OUTPUT_BOUND);
         self.life.reset();
-        let pristine = std::mem::take(&mut self.pristine);
-        let loaded = self.load(&pristine);
-        self.pristine = pristine;
-        let booted = loaded
+        let booted = self
+            .load_pristine()
             .map_err(VmError::from)
-            .and_then(|_| self.hardware.renew_ram())
+            .and_then(|()| self.hardware.renew_ram())
             .and_then(|()| self.boot());
         if let Err(error) = booted {
             self.trouble = Some(format!("reset failed: {}", chain(&error)));

@@ -362,6 +362,14 @@ impl Vm {
         Ok(runs)
     }
 
+    /// Devices and vCPUs are as at power-on. The guest stands still.
+    pub(crate) fn load_pristine(&mut self) -> Result<(), StateError> {
+        let pristine = std::mem::take(&mut self.pristine);
+        let loaded = self.load(&pristine);
+        self.pristine = pristine;
+        loaded.map(drop)
+    }
+
     /// Ends the VM, whatever it waits for.
     pub(crate) fn quit(&mut self) {
         self.vcpus.iter().for_each(VcpuThread::request_end);

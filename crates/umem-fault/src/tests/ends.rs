@@ -118,3 +118,24 @@ fn a_dropped_plane_takes_its_reader_along() {
     drop(plane);
     until("the reader lets the userfaultfd go", || uffd.strong_count() == 0);
 }
+
+#[test]
+fn a_plane_that_is_of_no_more_use_keeps_nobody() {
+    struct Knows(Mutex<Option<Arc<FaultPlane>>>);
+    impl PageRequester for Knows {
+        fn request(&self, _pages: &[PageIndex]) {}
+    }
+    for release in [true, false] {
+        let ram = ram(&Backend::Anonymous);
+        let plane = FaultPlane::for_ram(&ram).unwrap();
+        plane.set_requester(Arc::new(Knows(Mutex::new(Some(plane.clone())))));
+        if release {
+            plane.install_fill(PageRange::new(PageIndex(0), 100), 0).unwrap();
+            plane.install_fill(PageRange::new(PageIndex(100), PAGES - 100), 0).unwrap();
+            plane.release().unwrap();
+        } else {
+            plane.close();
+        }
+        assert_eq!(Arc::strong_count(&plane), 1);
+    }
+}
