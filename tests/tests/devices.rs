@@ -119,7 +119,7 @@ fn connections_hold_and_the_network_finds_the_guest_after_each_kind_of_move() {
     println!("network over 4 moves: {flow:?}, {pings:?}");
     lab.note(format!("{flow:?}, {pings:?}"));
     assert!(flow.bytes > 100_000, "{flow:?}");
-    assert!(pings.answered > pings.sent / 2, "{pings:?}");
+    assert!(u32::from(pings.answered) * 4 > u32::from(pings.sent) * 3, "{pings:?}");
 }
 
 /// MiB that `info balloon` tells behind a word.

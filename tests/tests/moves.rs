@@ -4,7 +4,7 @@
 use serde_json::json;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
-use umem_tests::moving::{complete, guest, phases, ready, refuse};
+use umem_tests::moving::{accept, complete, guest, phases, ready, refuse};
 use umem_tests::{Lab, Vm, until};
 
 /// Before a move: who says what.
@@ -157,4 +157,41 @@ fn both_ends_tell_the_course_of_a_move() {
         });
         assert!(phases.contains(&"postcopy-active".to_owned()), "{phases:?}");
     }
+}
+
+#[test]
+fn a_vm_whose_guest_has_left_gives_its_memory_back_and_takes_another_in() {
+    let lab = Lab::new();
+    let mut there = lab.vm("b", "-m 128M -incoming tcp:127.0.0.1:0").start();
+    let mut here = lab.vm("a", "-m 128M").bare(&guest(17)).start();
+    for vm in [&mut here, &mut there] {
+        accept(vm, "migrate_set_capability postcopy-ram on");
+    }
+    ready(&here);
+    refuse(&mut here, "migrate_incoming tcp:127.0.0.1:0", &["it has one"]);
+    let uri = there.address();
+    accept(&mut here, &format!("migrate -p -n {uri}"));
+    here.wait_phase(&["postcopy-active"]);
+    there.serial.wait_beats(20);
+    refuse(&mut here, "migrate_incoming tcp:127.0.0.1:0", &["still needs this process"]);
+    let full = here.memory_kib("VmRSS");
+    accept(&mut here, "migrate_set_parameter postcopy-background on");
+    complete(&mut here, &mut there);
+    until("the memory to be given back", || {
+        (here.memory_kib("VmRSS") + (64 << 10) < full).then_some(())
+    });
+    accept(&mut here, "migrate_incoming tcp:127.0.0.1:0");
+    assert_eq!(here.status(), "inmigrate");
+    refuse(&mut here, "cont", &["has not arrived yet"]);
+    refuse(&mut here, "migrate_incoming tcp:127.0.0.1:0", &["listens already"]);
+    let back = here.address();
+    accept(&mut there, &format!("migrate {back}"));
+    complete(&mut there, &mut here);
+    here.serial.wait_beats(20);
+    here.verify();
+    // One that is reset where it arrived boots what this process was started with.
+    let from = here.serial.lines();
+    accept(&mut here, "system_reset");
+    here.serial.wait_line(from, "ready ");
+    here.verify();
 }

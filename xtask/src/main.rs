@@ -11,6 +11,7 @@ mod paths;
 mod python;
 mod qemu;
 mod run;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -50,6 +51,8 @@ enum Task {
         #[arg(value_parser = ["test", "linux"])]
         only: Option<String>,
     },
+    /// Move one busy Linux back and forth many times, and see that nothing grows
+    Soak(soak::Options),
     /// Measure umem beside QEMU on the same images in one run
     Bench(bench::Options),
 }
@@ -84,6 +87,7 @@ fn perform(task: Task) -> Result<()> {
             println!("{}", python::ensure()?.display());
             Ok(())
         }
+        Task::Soak(options) => soak::moves(&options),
         Task::Bench(options) => bench::measure(&options),
         Task::Guest { check: true, .. } => guest::check(),
         Task::Guest { only, .. } => {

@@ -82,3 +82,8 @@ fn shown(command: &Command) -> String {
 pub(crate) fn cargo() -> std::ffi::OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
+
+/// A path as it is for processes that run in another folder.
+pub(crate) fn absolute(path: &std::path::Path) -> Result<std::path::PathBuf> {
+    std::path::absolute(path).with_context(|| format!("no such path: {}", path.display()))
+}

@@ -22,8 +22,12 @@ struct Skipped(Vec<String>);
 /// has QEMU's QMP client), and `UMEM_SKIP_LOG`: a file to which a test that cannot run here appends one line
 /// `name: why`.
 pub(crate) fn all(arguments: &[String]) -> Result<()> {
+    with(arguments, Vec::new())
+}
+
+/// As [`all`], with more variables.
+pub(crate) fn with(arguments: &[String], mut variables: Vec<(&str, PathBuf)>) -> Result<()> {
     let mut skipped = Skipped::default();
-    let mut variables: Vec<(&str, PathBuf)> = Vec::new();
     match qemu::ensure() {
         Ok(emulators) => {
             variables.push(("UMEM_QEMU_USER", emulators.user));

@@ -97,7 +97,7 @@ impl FaultPlane {
     /// Pages that this thread won are written: finishes the granules that are whole with them.
     ///
     /// # Errors
-    /// When the kernel does not map one; its pages can be asked for again, and the plane is of little use.
+    /// When the kernel does not map one; all its pages can be asked for again.
     pub(crate) fn granules_written(
         &self,
         granules: &Granules,
@@ -107,7 +107,12 @@ impl FaultPlane {
         let mut result = Ok(());
         granules.each(run, |part| {
             if let Some(arrival) = granules.written(part, arrival) {
-                let finished = self.finish_granule(granules.of(part.start), arrival);
+                let granule = granules.of(part.start);
+                let finished = self.finish_granule(granule, arrival);
+                if finished.is_err() {
+                    granules.count(granule.start).store(0, Ordering::Release);
+                    granule.pages().for_each(|page| self.table.abort_install(page));
+                }
                 if result.is_ok() {
                     result = finished;
                 }

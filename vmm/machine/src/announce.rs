@@ -12,9 +12,11 @@ pub(crate) fn pauses(parameters: &MigrationParameters) -> impl Iterator<Item = D
         announce_initial, announce_step, announce_max, announce_rounds, ..
     } = *parameters;
     (0..u64::from(announce_rounds)).map(move |round| {
-        let pause = announce_initial.saturating_add(round.saturating_mul(announce_step));
         // The first goes at once.
-        Duration::from_millis(if round == 0 { 0 } else { pause.min(announce_max) })
+        let pause = round.checked_sub(1).map_or(0, |longer| {
+            announce_initial.saturating_add(longer.saturating_mul(announce_step)).min(announce_max)
+        });
+        Duration::from_millis(pause)
     })
 }
 
@@ -60,6 +62,6 @@ mod tests {
             ..MigrationParameters::default()
         };
         let milliseconds: Vec<_> = pauses(&parameters).map(|pause| pause.as_millis()).collect();
-        assert_eq!(milliseconds, [0, 150, 200, 200]);
+        assert_eq!(milliseconds, [0, 50, 150, 200]);
     }
 }

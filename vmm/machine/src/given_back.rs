@@ -3,7 +3,7 @@
 use crate::memory::GuestPages;
 use devices::{GivenBack, GuestRange};
 use std::sync::atomic::{AtomicU64, Ordering};
-use umem_memory::{GuestAddress, PageIndex, PageRange};
+use umem_memory::{GuestAddress, MemoryKind, PageIndex, PageRange};
 
 /// Gives it on to the host, or to who would send it.
 ///
@@ -51,9 +51,15 @@ impl GivenBack for Returned {
             plane.give_up(pages);
             return;
         }
+        if self.pages.ram().kind() == MemoryKind::Huge {
+            // They were set aside for this VM: nobody else may have them, now or when the guest needs them
+            // again.
+            return;
+        }
         match self.pages.ram().drop_runs(std::iter::once(pages)) {
             Ok(()) => _ = self.bytes.fetch_add(pages.count * page_bytes, Ordering::Relaxed),
-            Err(error) => log::warn!("memory that the guest gave back stays in use: {error}"),
+            // As often as the guest likes.
+            Err(error) => log::debug!("memory that the guest gave back stays in use: {error}"),
         }
     }
 }

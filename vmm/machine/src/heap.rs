@@ -2,6 +2,20 @@
 //! the next, and the C library keeps what it freed.
 #![allow(unsafe_code)]
 
+/// Bytes from which on a block of memory is its own mapping, which goes when it is freed.
+#[cfg(target_env = "gnu")]
+const LARGE: i32 = 128 << 10;
+
+/// To be called once at the start of a process that runs VMs, before its threads. Without it the C library
+/// takes large blocks from its heap once one was freed, and what a migration needed stays there in pieces.
+pub fn give_large_blocks_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes no pointer, and sets a number of the C library's (mallopt(3)).
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+    }
+}
+
 /// Gives it back, where the C library can.
 pub(crate) fn trim() {
     #[cfg(target_env = "gnu")]

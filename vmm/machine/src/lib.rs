@@ -51,5 +51,6 @@ pub use control::{
 };
 pub use exit::ExitReason;
 pub use handle::VmHandle;
+pub use heap::give_large_blocks_back;
 pub use umem_memory::{Backend, HugePages, PageSize, huge_page_pool, huge_pages};
 pub use vm::VmError;

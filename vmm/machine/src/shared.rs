@@ -166,6 +166,9 @@ impl Shared {
         let none = "the guest has no balloon; start the VM with -device virtio-balloon-device";
         let BalloonView { balloon, .. } =
             self.balloon.as_ref().ok_or_else(|| ControlError::new(none))?;
+        if bytes == 0 {
+            return Err(ControlError::new("a guest cannot keep 0 bytes; ask for more"));
+        }
         let total = self.pages.ram().layout().total_bytes();
         let pages = total.saturating_sub(bytes) / BALLOON_PAGE;
         balloon.set_target(u32::try_from(pages).unwrap_or(u32::MAX));

@@ -32,6 +32,8 @@ enum Part {
     Boot,
     /// The demo's bare-metal guest
     Demo,
+    /// The same on small and on huge pages
+    Pages,
     /// A Linux guest moved by postcopy
     Move,
     /// All of these
@@ -92,6 +94,9 @@ pub(crate) fn measure(options: &Options) -> Result<()> {
     }
     if wants(Part::Demo) {
         keep("demo", demo::measure(&setup)?)?;
+    }
+    if wants(Part::Pages) {
+        keep("pages", demo::measure_pages(&setup)?)?;
     }
     if wants(Part::Move) {
         keep("move", moving::measure(&setup, &options.rates, &options.modes)?)?;

@@ -53,6 +53,16 @@ const DEMO: Columns = &[
     ("p99", "fault_p99_us"),
     ("wire bytes", "wire_bytes"),
 ];
+const PAGES: Columns = &[
+    ("host pages, source:destination", "pages"),
+    ("downtime ms", "downtime_ms"),
+    ("total ms", "total_ms"),
+    ("longest gap ms", "heartbeat_gap_ms"),
+    ("fault mean µs", "fault_mean_us"),
+    ("p50", "fault_p50_us"),
+    ("p99", "fault_p99_us"),
+    ("huge pages joined", "joined"),
+];
 const LIMITS: Columns = &[
     ("loopback TCP MiB/s", "tcp_mib_s"),
     ("UFFDIO_COPY 4 KiB", "copy_4k_mib_s"),
@@ -67,6 +77,7 @@ pub(crate) fn print(name: &str, value: &Value) {
         "cpu" => rows(CPU, array(value)),
         "boot" => rows(BOOT, array(&value["times"])),
         "demo" => rows(DEMO, array(value)),
+        "pages" => rows(PAGES, array(value)),
         "limits" => rows(LIMITS, std::slice::from_ref(value)),
         "move" => {
             rows(MOVE, array(value));

@@ -120,6 +120,8 @@ pub(super) struct Report {
     pub(super) wire_bytes: u64,
     pub(super) rate_100ms: Vec<Window>,
     pub(super) phases_ms: Phases,
+    /// Huge pages that were joined from small ones until the guest had checked its memory, and places.
+    pub(super) huge_pages_joined: Option<(u64, u64)>,
     pub(super) verdict: Verdict,
     /// Both ends' own words.
     pub(super) source: Value,
@@ -190,6 +192,9 @@ impl Report {
         let mib = self.wire_bytes as f64 / f64::from(1 << 20);
         line("wire", format!("{} bytes ({mib:.1} MiB)", self.wire_bytes));
         line("writes / 100 ms", self.rates());
+        if let Some((joined, places)) = self.huge_pages_joined {
+            line("huge pages", format!("{joined} of {places} joined from small ones afterwards"));
+        }
         let verdict = &self.verdict;
         line(
             "guest",

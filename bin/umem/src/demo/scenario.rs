@@ -119,8 +119,11 @@ impl<'o> Scenario<'o> {
             )?;
             statuses = self.watch("completed")?;
         }
+        let memory = self.destination.qmp.run("x-umem-query-memory", &json!({}))?;
         self.end()?;
-        Ok(self.report(&Times { start, moved, until }, verdict, &statuses))
+        let mut report = self.report(&Times { start, moved, until }, verdict, &statuses);
+        report.huge_pages_joined = serde_json::from_value(memory["collapsed"].clone())?;
+        Ok(report)
     }
 
     /// Has the guest check its memory.
@@ -295,6 +298,7 @@ impl<'o> Scenario<'o> {
             wire_bytes: from.wire_bytes,
             rate_100ms: self.beats.rate(start, until),
             phases_ms,
+            huge_pages_joined: None,
             verdict,
             source: source.1.clone(),
             destination: destination.1.clone(),

@@ -30,6 +30,7 @@ impl Drop for PidFile {
 
 /// Runs the VM; an error is why it could not start or why it failed.
 pub(super) fn run(command: VmCommand) -> anyhow::Result<()> {
+    machine::give_large_blocks_back();
     let VmCommand { config, serial, monitors, pidfile } = command;
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot listen to signals")?;
     if std::env::var_os(END_WITH_PARENT).is_some() {

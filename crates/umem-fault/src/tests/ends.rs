@@ -121,14 +121,16 @@ fn a_dropped_plane_takes_its_reader_along() {
 
 #[test]
 fn a_plane_that_is_of_no_more_use_keeps_nobody() {
-    struct Knows(Mutex<Option<Arc<FaultPlane>>>);
+    struct Knows {
+        _plane: Arc<FaultPlane>,
+    }
     impl PageRequester for Knows {
         fn request(&self, _pages: &[PageIndex]) {}
     }
     for release in [true, false] {
         let ram = ram(&Backend::Anonymous);
         let plane = FaultPlane::for_ram(&ram).unwrap();
-        plane.set_requester(Arc::new(Knows(Mutex::new(Some(plane.clone())))));
+        plane.set_requester(Arc::new(Knows { _plane: plane.clone() }));
         if release {
             plane.install_fill(PageRange::new(PageIndex(0), 100), 0).unwrap();
             plane.install_fill(PageRange::new(PageIndex(100), PAGES - 100), 0).unwrap();

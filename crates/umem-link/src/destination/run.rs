@@ -417,14 +417,19 @@ impl Runner<'_> {
             RequestLane::new(channel.writer, self.arrivals.requests.clone(), move |error| {
                 failed(&LaneError::Io(error));
             });
-        let requests: Arc<dyn PageRequester> = Arc::new(requests);
+        let lane = Arc::new(requests);
+        let requests: Arc<dyn PageRequester> = lane.clone();
         if let Some(plane) = &self.plane {
             plane.set_requester(requests.clone());
         }
         self.requester = Some(requests);
         let (receiver, ended) = (self.receiver(store), self.lane_ended("demand", store));
         self.lanes.spawn("demand-in", move || {
-            if let Err(error) = receiver.run(channel.reader, &mut |_| Ok(())) {
+            let mut heard = |_| {
+                lane.answered();
+                Ok(())
+            };
+            if let Err(error) = receiver.run(channel.reader, &mut heard) {
                 ended(&error);
             }
         })

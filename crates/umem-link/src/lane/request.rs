@@ -1,7 +1,7 @@
 //! Requests for pages: from whoever needs them, onto the demand lane.
 
 use std::io::Write;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use umem_fault::PageRequester;
 use umem_memory::{PageIndex, PageRange};
@@ -14,8 +14,9 @@ pub(crate) struct RequestCounts {
     pub(crate) pages: AtomicU64,
 }
 
-/// Removals that may wait to be written.
-const MOST_REMOVALS: usize = 256;
+/// Removals that may be under way, 4 KiB each: a source that reads none, as its pages are held back, must
+/// not keep the writer, and requests behind it, waiting.
+const MOST_REMOVALS: usize = 8;
 
 /// What waits to be written.
 #[derive(Default)]
@@ -34,6 +35,8 @@ pub(crate) struct RequestLane {
     writer: Mutex<Box<dyn Write + Send>>,
     failed: Box<dyn Fn(std::io::Error) + Send + Sync>,
     counts: Arc<RequestCounts>,
+    /// Removals since the source has sent anything.
+    unanswered: AtomicUsize,
 }
 
 impl RequestLane {
@@ -48,7 +51,13 @@ impl RequestLane {
             writer: Mutex::new(writer),
             failed: Box::new(failed),
             counts,
+            unanswered: AtomicUsize::new(0),
         }
+    }
+
+    /// The source has sent something: it reads.
+    pub(crate) fn answered(&self) {
+        self.unanswered.store(0, Ordering::Relaxed);
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -104,12 +113,11 @@ impl PageRequester for RequestLane {
 
     fn remove(&self, runs: &[PageRange]) {
         let runs: Vec<_> = runs.iter().map(|run| (run.start.0, run.count)).collect();
-        {
-            let mut queue = self.queue();
-            // Left out they come as they are: nothing is wrong, and a guest that gives back faster than
-            // the connection takes it costs no memory here.
-            if queue.removed.len() < MOST_REMOVALS {
-                queue.removed.extend(runs.chunks(MAX_REMOVE_RUNS).map(<[_]>::to_vec));
+        // Those left out come as they are: nothing is wrong, and a guest that gives back faster than the
+        // source reads costs neither memory here nor anybody's time.
+        for runs in runs.chunks(MAX_REMOVE_RUNS) {
+            if self.unanswered.fetch_add(1, Ordering::Relaxed) < MOST_REMOVALS {
+                self.queue().removed.push(runs.to_vec());
             }
         }
         self.flush();
@@ -169,5 +177,21 @@ mod tests {
         assert_eq!(next(), DemandFrame::Request((1..=15).collect()));
         lane.remove(&[PageRange::new(PageIndex(7), 2), PageRange::one(PageIndex(20))]);
         assert_eq!(next(), DemandFrame::Remove(vec![(7, 2), (20, 1)]));
+        // A source that is silent is told only so much; requests go by all that.
+        for page in 0..100 {
+            lane.remove(&[PageRange::one(PageIndex(page))]);
+        }
+        lane.request(&[PageIndex(500)]);
+        let told = std::iter::from_fn(|| match next() {
+            DemandFrame::Remove(runs) => Some(runs),
+            DemandFrame::Request(pages) => {
+                assert_eq!(pages, [500]);
+                None
+            }
+        });
+        assert_eq!(told.count(), MOST_REMOVALS - 1);
+        lane.answered();
+        lane.remove(&[PageRange::one(PageIndex(9))]);
+        assert_eq!(next(), DemandFrame::Remove(vec![(9, 1)]));
     }
 }
