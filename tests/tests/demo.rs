@@ -4,7 +4,7 @@
 use serde_json::Value;
 use std::process::{Command, Output, Stdio};
 use umem_tests::moving::{accept, complete, guest, ready};
-use umem_tests::{Lab, field, program};
+use umem_tests::{Lab, field, linux, program, skipped};
 
 fn demo(arguments: &str) -> (Output, String) {
     let output = Command::new(program())
@@ -145,4 +145,28 @@ fn the_demo_fails_when_a_page_is_damaged() {
     assert_eq!(json(&text)["verified"], false);
     let (output, text) = demo("--inject-damage --memory 64M");
     assert_eq!(output.status.code(), Some(1), "{text}");
+}
+
+#[test]
+fn the_demo_moves_several_vcpus_and_both_guests_on_huge_pages() {
+    let (output, text) = demo("--json --memory 256M --dirty-rate 4000 --vcpus 3");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let report = json(&text);
+    assert_eq!(report["verdict"]["workers"], 3);
+    assert!(report["verdict"]["tokens"].as_u64() > Some(0), "{report:#}");
+    assert_eq!(report["verdict"]["stale"], 0);
+    let linux = linux("Image");
+    let linux = linux.parent().expect("a folder").display().to_string();
+    let kernel = format!("--linux --kernel {linux}/Image --initrd {linux}/initramfs.cpio");
+    for guest in ["--vcpus 2", &kernel] {
+        let arguments = format!("--json --memory 256M --fill 30 --hugepages 2M {guest}");
+        let (output, text) = demo(&arguments);
+        if !output.status.success()
+            && String::from_utf8_lossy(&output.stderr).contains("huge pages")
+        {
+            return skipped("demo --hugepages: this host sets none aside");
+        }
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(json(&text)["verified"], true);
+    }
 }

@@ -415,6 +415,9 @@ impl Body {
 mod tests {
     use super::*;
 
+    const GOLDEN_1: &str = "a265737461746583010203656c696e6573190202";
+    const GOLDEN_2: &str = "a365737461746583010203656c696e657319020265706f776572a1685374617274696e67a26270631a8020000068617267756d656e7407";
+
     #[test]
     fn a_vcpu_saved_before_harts_could_be_off_is_on() {
         let old = encode_body("vcpu0", &SavedVcpu1 { state: vec![1, 2], lines: 2 }).unwrap();
@@ -426,5 +429,25 @@ mod tests {
             assert_eq!(SavedVcpu::decode("vcpu1", 2, &body).unwrap(), saved);
         }
         assert!(SavedVcpu::decode("vcpu0", 2, &old).is_err());
+    }
+
+    /// What this version writes, kept: every later one loads it, and older forms.
+    #[test]
+    fn the_saved_forms_of_a_vcpu_are_loaded_and_written_as_they_were() {
+        let hex = |text: &str| -> Vec<u8> {
+            let digit = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+            (0..text.len()).step_by(2).map(digit).collect()
+        };
+        let golden = [
+            (1, GOLDEN_1, Power::Started),
+            (2, GOLDEN_2, Power::Starting { pc: 0x8020_0000, argument: 7 }),
+        ];
+        for (version, bytes, power) in golden {
+            let saved = SavedVcpu { state: vec![1, 2, 3], lines: 0x202, power };
+            assert_eq!(SavedVcpu::decode("vcpu0", version, &hex(bytes)).unwrap(), saved);
+            if version == SECTION_VERSION {
+                assert_eq!(encode_body("vcpu0", &saved).unwrap(), hex(bytes));
+            }
+        }
     }
 }

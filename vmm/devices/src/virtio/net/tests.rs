@@ -296,3 +296,18 @@ proptest! {
         });
     }
 }
+
+#[test]
+fn the_host_announces_the_guest_whatever_its_driver_does() {
+    let (device, peer) = device();
+    let announcer = device.announcer();
+    for _ in 0..2 {
+        announcer.announce().unwrap();
+        let mut datagram = [0; 200];
+        let count = peer.recv(&mut datagram).unwrap();
+        assert_eq!(count, 12 + 60);
+        assert_eq!(datagram[..12], [0; 12], "no offload");
+        assert_eq!(datagram[12..18], [0xff; 6]);
+        assert_eq!((&datagram[18..24], &datagram[24..26]), (&MAC[..], &[0x80, 0x35][..]));
+    }
+}
