@@ -4,6 +4,7 @@
 //! Every wait has a deadline; past it the test ends with what was seen until then. No time that is
 //! measured here decides whether a test passes.
 
+pub mod disk;
 mod lab;
 pub mod matrix;
 mod monitor;

@@ -1,11 +1,9 @@
 //! Linux moves in each mode while its devices are busy: a file system, the network, the balloon.
 #![allow(missing_docs)]
 
-use std::path::Path;
-use std::process::Command;
 use umem_tests::moving::{accept, complete};
 use umem_tests::network::Network;
-use umem_tests::{Lab, Shell, Vm, skipped, until};
+use umem_tests::{Lab, Shell, Vm, disk, skipped, until};
 
 /// The destination's options and the source's command.
 const MODES: [(&str, &str); 4] = [
@@ -15,19 +13,13 @@ const MODES: [(&str, &str); 4] = [
     ("-postcopy", "migrate -p --precopy 1"),
 ];
 
-fn tool(name: &str, arguments: &[&str], image: &Path) -> Option<std::process::Output> {
-    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-    let output = Command::new(name).env("PATH", path).args(arguments).arg(image).output();
-    output.inspect_err(|error| skipped(&format!("file system: {name} (e2fsprogs): {error}"))).ok()
-}
-
 #[test]
 fn a_file_system_in_use_is_whole_after_each_kind_of_move() {
     let lab = Lab::new();
     let image = lab.path("disk.raw");
-    std::fs::File::create(&image).and_then(|file| file.set_len(64 << 20)).expect("room");
-    let Some(made) = tool("mke2fs", &["-q", "-t", "ext4", "-F"], &image) else { return };
-    assert!(made.status.success(), "{made:?}");
+    if !disk::make(&image) {
+        return;
+    }
     let options = format!("-m 256M -smp 2 -drive file={}", image.display());
     let mut here = lab.vm("a", &options).linux("umem.modules=fs").start();
     let mut shell = Shell::new(&here.serial, 1);
@@ -78,9 +70,7 @@ fn a_file_system_in_use_is_whole_after_each_kind_of_move() {
     shell.run("cd /; fstrim /m >/dev/null; umount /m");
     here.serial.send(b"poweroff -f\n");
     assert_eq!(here.wait_end().code(), Some(0), "{}", here.words());
-    if let Some(checked) = tool("e2fsck", &["-f", "-n"], &image) {
-        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
-    }
+    disk::check(&image);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use umem_tests::moving::{accept, complete};
 use umem_tests::network::Network;
-use umem_tests::{Lab, Shell, Vm, skipped, until};
+use umem_tests::{Lab, Shell, Vm, disk, skipped, until};
 
 /// A short run goes through each mode in both directions.
 const SHORT: u64 = 8;
@@ -130,12 +130,9 @@ fn a_busy_guest_moves_back_and_forth_between_two_processes() {
         .ok();
     let lab = Lab::new();
     let image = lab.path("disk.raw");
-    std::fs::File::create(&image).and_then(|file| file.set_len(64 << 20)).expect("room");
-    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-    let mut made = std::process::Command::new("mke2fs");
-    made.env("PATH", &path).args(["-q", "-F", "-t", "ext4"]).arg(&image);
-    let made = made.status().expect("mke2fs (e2fsprogs)");
-    assert!(made.success());
+    if !disk::make(&image) {
+        return;
+    }
     let vm = |name: &str, tap: &str, more: &str| {
         let place = network.as_ref().map(|network| (network, tap));
         let builder = lab.vm(name, &format!("{} {more}", options(place, &image)));
@@ -207,8 +204,5 @@ fn a_busy_guest_moves_back_and_forth_between_two_processes() {
     shell.run("cd /; umount /m");
     here.serial.send(b"poweroff -f\n");
     assert_eq!(here.wait_end().code(), Some(0), "{}", here.words());
-    let mut checked = std::process::Command::new("e2fsck");
-    checked.env("PATH", &path).args(["-f", "-n"]).arg(&image);
-    let checked = checked.output().expect("e2fsck (e2fsprogs)");
-    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+    disk::check(&image);
 }

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{linux, paths, python, qemu, run};
+use crate::{apt, linux, paths, python, qemu, run};
 
 /// What was left out, and why; told at the end.
 #[derive(Default)]
@@ -42,6 +42,11 @@ pub(crate) fn with(arguments: &[String], mut variables: Vec<(&str, PathBuf)>) ->
     match python::ensure() {
         Ok(python) => variables.push(("UMEM_QMP_PYTHON", python)),
         Err(error) => skipped.0.push(format!("no QMP client of QEMU's: {error:#}")),
+    }
+    // Each test that needs one of them says so when it is not there.
+    let tools = [("/usr/sbin/mke2fs", "e2fsprogs"), ("ip", "iproute2")];
+    if let Err(error) = apt::need(&tools) {
+        eprintln!("test: {error:#}");
     }
     println!("test: cargo build --release -p umem");
     let build = ["build", "--release", "--package", "umem"];
