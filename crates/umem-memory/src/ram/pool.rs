@@ -71,7 +71,9 @@ fn resize(page: PageSize, count: u64) -> io::Result<()> {
 
 /// Keeps processes of this program from each other's sums, as long as it is open.
 fn lock() -> io::Result<File> {
-    let path = std::env::temp_dir().join("umem-huge-pages.lock");
+    // One a user: another's could not be opened.
+    let user = rustix::process::geteuid().as_raw();
+    let path = std::env::temp_dir().join(format!("umem-huge-pages-{user}.lock"));
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
     file.lock()?;
     Ok(file)
