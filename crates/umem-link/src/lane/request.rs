@@ -14,9 +14,9 @@ pub(crate) struct RequestCounts {
     pub(crate) pages: AtomicU64,
 }
 
-/// Removals that may be under way, 4 KiB each: a source that reads none, as its pages are held back, must
-/// not keep the writer, and requests behind it, waiting.
-const MOST_REMOVALS: usize = 8;
+/// Bytes of removals that may be under way: a source that reads none, as its pages are held back, must not
+/// keep the writer, and requests behind it, waiting.
+const MOST_REMOVALS: usize = 64 << 10;
 
 /// What waits to be written.
 #[derive(Default)]
@@ -35,7 +35,7 @@ pub(crate) struct RequestLane {
     writer: Mutex<Box<dyn Write + Send>>,
     failed: Box<dyn Fn(std::io::Error) + Send + Sync>,
     counts: Arc<RequestCounts>,
-    /// Removals since the source has sent anything.
+    /// Bytes of removals since the source has sent anything.
     unanswered: AtomicUsize,
 }
 
@@ -116,7 +116,8 @@ impl PageRequester for RequestLane {
         // Those left out come as they are: nothing is wrong, and a guest that gives back faster than the
         // source reads costs neither memory here nor anybody's time.
         for runs in runs.chunks(MAX_REMOVE_RUNS) {
-            if self.unanswered.fetch_add(1, Ordering::Relaxed) < MOST_REMOVALS {
+            let bytes = encode_remove(runs).len();
+            if self.unanswered.fetch_add(bytes, Ordering::Relaxed) + bytes <= MOST_REMOVALS {
                 self.queue().removed.push(runs.to_vec());
             }
         }
@@ -178,7 +179,7 @@ mod tests {
         lane.remove(&[PageRange::new(PageIndex(7), 2), PageRange::one(PageIndex(20))]);
         assert_eq!(next(), DemandFrame::Remove(vec![(7, 2), (20, 1)]));
         // A source that is silent is told only so much; requests go by all that.
-        for page in 0..100 {
+        for page in 0..4000 {
             lane.remove(&[PageRange::one(PageIndex(page))]);
         }
         lane.request(&[PageIndex(500)]);
@@ -189,7 +190,8 @@ mod tests {
                 None
             }
         });
-        assert_eq!(told.count(), MOST_REMOVALS - 1);
+        let one = encode_remove(&[(0, 1)]).len();
+        assert_eq!(told.count(), (MOST_REMOVALS - one - 16) / one);
         lane.answered();
         lane.remove(&[PageRange::one(PageIndex(9))]);
         assert_eq!(next(), DemandFrame::Remove(vec![(9, 1)]));
