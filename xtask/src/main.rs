@@ -38,7 +38,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Find or fetch QEMU's riscv64 emulators and say where they are
+    /// Find or fetch QEMU's riscv64 and x86-64 emulators and say where they are
     Qemu,
     /// Find or make the Python that has QEMU's QMP client and say where it is
     QmpClient,
@@ -76,10 +76,9 @@ fn perform(task: Task) -> Result<()> {
         Task::Lint => lint::all(),
         Task::Test { arguments } => test::all(&arguments),
         Task::Qemu => {
-            let emulators = qemu::ensure()?;
-            let programs = [&emulators.user, &emulators.system];
-            for (program, version) in programs.into_iter().zip(qemu::versions(&emulators)?) {
-                println!("{} ({version})", program.display());
+            let riscv64 = qemu::ensure()?;
+            for program in [riscv64.user, riscv64.system, qemu::ensure_x86()?] {
+                println!("{} ({})", program.display(), qemu::version_of(&program)?);
             }
             Ok(())
         }

@@ -18,7 +18,10 @@ const WRAPPER: &str = "#!/bin/sh
 here=$(dirname \"$(readlink -f \"$0\")\")/../root
 libraries=$(echo \"$here\"/usr/lib/*-linux-gnu \"$here\"/lib/*-linux-gnu | tr ' ' ':')
 export LD_LIBRARY_PATH=\"$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}\"
-exec \"$here/usr/bin/qemu-system-riscv64\" -L \"$here/usr/share/qemu\" \"$@\"
+for firmware in share/qemu share/seabios lib/ipxe/qemu; do
+    [ ! -d \"$here/usr/$firmware\" ] || set -- -L \"$here/usr/$firmware\" \"$@\"
+done
+exec \"$here/usr/bin/$(basename \"$0\")\" \"$@\"
 ";
 
 /// Programs that run as they are.
@@ -29,41 +32,127 @@ pub(crate) struct Emulators {
     pub(crate) system: PathBuf,
 }
 
-/// Finds the emulators in the cache, on the machine, or fetches them without installing them.
-pub(crate) fn ensure() -> Result<Emulators> {
-    let folder = paths::cache().join("qemu");
-    if let Some(found) = unpacked(&folder) {
-        return Ok(found);
-    }
-    if let Some(found) = installed(10) {
-        return Ok(found);
-    }
-    eprintln!("xtask: fetching QEMU's riscv64 emulators");
-    let release = os_release()?;
-    let backports = format!("{release}-backports");
-    let mut errors = Vec::new();
-    // 10.x is what figures are compared with; bookworm itself has 7.2.
-    for suites in [vec![release.as_str(), backports.as_str()], vec![release.as_str()]] {
-        match fetch(&folder, &suites) {
-            Ok(found) => return Ok(found),
-            Err(error) => errors.push(format!("{error:#}")),
-        }
-    }
-    if installed(0).is_none() {
-        apt::install(&["qemu-system-misc", "qemu-user-static"])
-            .with_context(|| format!("cannot fetch QEMU: {}", errors.join("; ")))?;
-    }
-    installed(0).context("no QEMU for riscv64 was found after installing it")
+/// One set of packages, unpacked into a folder of its own.
+struct Source {
+    /// The guests' architecture, as QEMU writes it.
+    guests: &'static str,
+    folder: &'static str,
+    packages: &'static [&'static str],
 }
 
-/// Version lines of both.
-pub(crate) fn versions(emulators: &Emulators) -> Result<Vec<String>> {
-    [&emulators.user, &emulators.system]
-        .into_iter()
-        .map(|program| {
-            version(program).with_context(|| format!("{} does not run", program.display()))
-        })
-        .collect()
+const RISCV64: Source = Source {
+    guests: "riscv64",
+    folder: "qemu",
+    packages: &["qemu-system-misc", "qemu-user-static"],
+};
+const X86_64: Source =
+    Source { guests: "x86_64", folder: "qemu-x86", packages: &["qemu-system-x86"] };
+
+/// Finds the emulators in the cache, on the machine, or fetches them without installing them.
+pub(crate) fn ensure() -> Result<Emulators> {
+    RISCV64.ensure(unpacked, installed)
+}
+
+/// `qemu-system-x86_64`, found or fetched in the same way: what the test guest of that architecture runs in
+/// beside umem.
+pub(crate) fn ensure_x86() -> Result<PathBuf> {
+    const NAME: &str = "qemu-system-x86_64";
+    X86_64.ensure(
+        |folder| Some(folder.join("bin").join(NAME)).filter(|program| version(program).is_some()),
+        |major| run::find(NAME).filter(|program| is_new(program, major)),
+    )
+}
+
+impl Source {
+    fn ensure<T>(
+        &self,
+        unpacked: impl Fn(&Path) -> Option<T>,
+        installed: impl Fn(u32) -> Option<T>,
+    ) -> Result<T> {
+        let folder = paths::cache().join(self.folder);
+        if let Some(found) = unpacked(&folder) {
+            return Ok(found);
+        }
+        if let Some(found) = installed(10) {
+            return Ok(found);
+        }
+        eprintln!("xtask: fetching QEMU's {} emulators", self.guests);
+        let release = os_release()?;
+        let backports = format!("{release}-backports");
+        let mut errors = Vec::new();
+        // 10.x is what figures are compared with; bookworm itself has 7.2.
+        for suites in [vec![release.as_str(), backports.as_str()], vec![release.as_str()]] {
+            match self.fetch(&folder, &suites) {
+                Ok(()) => match unpacked(&folder) {
+                    Some(found) => return Ok(found),
+                    None => errors.push(format!("QEMU of {suites:?} does not run here")),
+                },
+                Err(error) => errors.push(format!("{error:#}")),
+            }
+        }
+        if installed(0).is_none() {
+            apt::install(self.packages)
+                .with_context(|| format!("cannot fetch QEMU: {}", errors.join("; ")))?;
+        }
+        installed(0)
+            .with_context(|| format!("no QEMU for {} was found after installing it", self.guests))
+    }
+
+    fn fetch(&self, folder: &Path, suites: &[&str]) -> Result<()> {
+        let Some(wanted) = suites.last() else { bail!("no suite to fetch QEMU from") };
+        let architecture = run::text(&mut run::command("dpkg", ["--print-architecture"]))?;
+        let apt = Apt::new(&folder.join("apt"), architecture.trim(), suites, true)?;
+        apt.update()?;
+        let debs = apt.download_with_dependencies(self.packages, wanted)?;
+        let root = folder.join("root");
+        if !run::is_missing(&root)? {
+            fs::remove_dir_all(&root)?;
+        }
+        apt::unpack(&debs, &root)?;
+        for deb in debs {
+            fs::remove_file(deb)?;
+        }
+        self.keep_only_ours(&root.join("usr/bin"))?;
+        self.enter(folder)
+    }
+
+    /// The packages hold every architecture that QEMU knows: hundreds of megabytes.
+    fn keep_only_ours(&self, bin: &Path) -> Result<()> {
+        for entry in fs::read_dir(bin)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with("qemu-") && !name.contains(self.guests) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes what is started: a link to a static program, a script before one that needs its surroundings.
+    fn enter(&self, folder: &Path) -> Result<()> {
+        let bin = folder.join("bin");
+        fs::create_dir_all(&bin)?;
+        let wrapper = bin.join(format!("qemu-system-{}", self.guests));
+        fs::write(&wrapper, WRAPPER)?;
+        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
+        let user = format!("qemu-{}", self.guests);
+        for name in [format!("{user}-static"), user.clone()] {
+            if !run::is_missing(&folder.join("root/usr/bin").join(&name))? {
+                let link = bin.join(&user);
+                if link.symlink_metadata().is_ok() {
+                    fs::remove_file(&link)?;
+                }
+                symlink(Path::new("../root/usr/bin").join(&name), link)?;
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The version line of an emulator.
+pub(crate) fn version_of(program: &Path) -> Result<String> {
+    version(program).with_context(|| format!("{} does not run", program.display()))
 }
 
 fn unpacked(folder: &Path) -> Option<Emulators> {
@@ -75,58 +164,15 @@ fn unpacked(folder: &Path) -> Option<Emulators> {
 }
 
 fn installed(major: u32) -> Option<Emulators> {
-    let new = |program: &PathBuf| {
-        version(program).and_then(|line| major_of(&line)).is_some_and(|found| found >= major)
-    };
+    let new = |program: &PathBuf| is_new(program, major);
     let user =
         ["qemu-riscv64-static", "qemu-riscv64"].into_iter().filter_map(run::find).find(new)?;
     let system = run::find("qemu-system-riscv64").filter(new)?;
     Some(Emulators { user, system })
 }
 
-fn fetch(folder: &Path, suites: &[&str]) -> Result<Emulators> {
-    let Some(wanted) = suites.last() else { bail!("no suite to fetch QEMU from") };
-    let architecture = run::text(&mut run::command("dpkg", ["--print-architecture"]))?;
-    let apt = Apt::new(&folder.join("apt"), architecture.trim(), suites, true)?;
-    apt.update()?;
-    let debs = apt.download_with_dependencies(&["qemu-system-misc", "qemu-user-static"], wanted)?;
-    let root = folder.join("root");
-    if !run::is_missing(&root)? {
-        fs::remove_dir_all(&root)?;
-    }
-    apt::unpack(&debs, &root)?;
-    for deb in debs {
-        fs::remove_file(deb)?;
-    }
-    keep_only_riscv64(&root.join("usr/bin"))?;
-    let bin = folder.join("bin");
-    fs::create_dir_all(&bin)?;
-    let user = if root.join("usr/bin/qemu-riscv64-static").exists() {
-        "../root/usr/bin/qemu-riscv64-static"
-    } else {
-        "../root/usr/bin/qemu-riscv64"
-    };
-    let link = bin.join("qemu-riscv64");
-    if link.symlink_metadata().is_ok() {
-        fs::remove_file(&link)?;
-    }
-    symlink(user, link)?;
-    let wrapper = bin.join("qemu-system-riscv64");
-    fs::write(&wrapper, WRAPPER)?;
-    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
-    unpacked(folder).with_context(|| format!("QEMU of {wanted} does not run on this machine"))
-}
-
-/// The packages hold every architecture that QEMU knows: hundreds of megabytes.
-fn keep_only_riscv64(bin: &Path) -> Result<()> {
-    for entry in fs::read_dir(bin)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("qemu-") && !name.contains("riscv64") {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
+fn is_new(program: &Path, major: u32) -> bool {
+    version(program).and_then(|line| major_of(&line)).is_some_and(|found| found >= major)
 }
 
 fn version(program: &Path) -> Option<String> {
