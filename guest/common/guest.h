@@ -44,6 +44,10 @@ void workers_start(unsigned count);
 void worker_aside(unsigned worker);
 /* Whether all went well with that, and what to say of it in a verdict's line. */
 bool aside_good(void);
+/* Alters something of it without recording that, so that it must be found. */
+void aside_damage(void);
+/* Forgets what was measured until now. */
+void aside_mark(void);
 void aside_fields(void);
 
 /* Does not return where the machine can be turned off. */

@@ -156,6 +156,7 @@ static void mark(void)
     histogram_reset(&pacing[0].touch);
     for (unsigned worker = 1; worker < run.workers; worker++)
         __atomic_store_n(&pacing[worker].marked, 1, __ATOMIC_RELEASE);
+    aside_mark();
     field("mark ", clock_us(clock_ticks()));
     line_end();
 }
@@ -168,6 +169,8 @@ static void obey(int byte)
         mark();
     else if (byte == 'd')
         pool_damage();
+    else if (byte == 'r')
+        aside_damage();
     else if (byte == 'q') {
         line_text("bye");
         line_end();

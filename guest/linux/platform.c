@@ -121,6 +121,14 @@ bool aside_good(void)
     return true;
 }
 
+void aside_damage(void)
+{
+}
+
+void aside_mark(void)
+{
+}
+
 void aside_fields(void)
 {
 }

@@ -1,4 +1,4 @@
-//! The bare-metal test guest: building it, and checking the image in the repository.
+//! The bare-metal test guests: building them, and checking the images in the repository.
 
 use std::{
     ffi::OsString,
@@ -10,97 +10,151 @@ use anyhow::{Context, Result, bail};
 
 use crate::{apt, paths, run};
 
-/// The cross compiler, and the Debian package that has it.
-pub(crate) const COMPILER: (&str, &str) = ("riscv64-linux-gnu-gcc", "gcc-riscv64-linux-gnu");
+/// A compiler, and the Debian package that has it.
+pub(crate) type Compiler = (&'static str, &'static str);
+
+/// Makes programs for Linux on RISC-V as well.
+pub(crate) const RISCV64_COMPILER: Compiler = ("riscv64-linux-gnu-gcc", "gcc-riscv64-linux-gnu");
+/// The name that both this machine's own compiler and one for another machine have.
+pub(crate) const X86_64_COMPILER: Compiler = (
+    "x86_64-linux-gnu-gcc",
+    if cfg!(target_arch = "x86_64") { "gcc" } else { "gcc-x86-64-linux-gnu" },
+);
 
 /// Freestanding, and the same bytes wherever it is built: no build id, no paths, no comments.
-const FLAGS: [&str; 22] = [
-    "-std=c11",
+const FLAGS: [&str; 18] = [
     "-ffreestanding",
     "-nostdlib",
     "-static",
     "-no-pie",
     "-fno-pie",
     "-O2",
-    "-march=rv64imac_zicsr_zifencei",
-    "-mabi=lp64",
-    "-mcmodel=medany",
     "-Wall",
     "-Wextra",
     "-Werror",
     "-fno-stack-protector",
     "-fno-asynchronous-unwind-tables",
-    "-I../common",
+    "-I../shared",
+    "-I../../common",
     "-Wl,--build-id=none",
     "-Wl,-s",
     "-Wl,-T,link.ld",
     "-Wl,-z,max-page-size=4096",
     "-Wl,--no-warn-rwx-segments",
-    "-o",
 ];
+
+/// The test guest of one architecture.
+struct TestGuest {
+    architecture: &'static str,
+    compiler: Compiler,
+    flags: &'static [&'static str],
+    /// Name of its image; the note of how it was made has the same one with another ending.
+    image: &'static str,
+}
+
+const ALL: [TestGuest; 2] = [
+    TestGuest {
+        architecture: "riscv64",
+        compiler: RISCV64_COMPILER,
+        flags: &["-std=c11", "-march=rv64imac_zicsr_zifencei", "-mabi=lp64", "-mcmodel=medany"],
+        image: "umem-test-guest",
+    },
+    TestGuest {
+        architecture: "x86_64",
+        compiler: X86_64_COMPILER,
+        flags: &[
+            "-std=gnu11", // for registers and address spaces
+            "-m64",
+            "-march=x86-64",
+            "-mgeneral-regs-only",
+            "-mno-red-zone",
+            "-mcmodel=small",
+            "-fcf-protection=none",
+            "-Wl,-z,noexecstack",
+        ],
+        image: "umem-test-guest-x86_64",
+    },
+];
+
+/// Builds the images into the repository, each with a note of what it was built with.
+pub(crate) fn build() -> Result<()> {
+    ALL.iter().try_for_each(TestGuest::build)
+}
+
+/// Builds the images anew and compares what is loaded into memory with those in the repository.
+pub(crate) fn check() -> Result<()> {
+    ALL.iter().try_for_each(TestGuest::check)
+}
+
+impl TestGuest {
+    fn image(&self) -> PathBuf {
+        folder().join("image").join(format!("{}.elf", self.image))
+    }
+
+    fn record(&self) -> PathBuf {
+        folder().join("image").join(format!("{}.txt", self.image))
+    }
+
+    fn build(&self) -> Result<()> {
+        apt::need(&[self.compiler])?;
+        let image = self.image();
+        self.compile(&image)?;
+        let text = format!("compiler: {}\nsha256: {}\n", self.compiler_version()?, sha256(&image)?);
+        fs::write(self.record(), text)?;
+        println!("guest: {} built", image.display());
+        Ok(())
+    }
+
+    fn check(&self) -> Result<()> {
+        apt::need(&[self.compiler])?;
+        let (image, record, name) = (self.image(), self.record(), self.architecture);
+        let noted = fs::read_to_string(&record)
+            .with_context(|| format!("cannot read {}", record.display()))?;
+        let value =
+            |name: &str| noted.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("?");
+        let (with, hash) = (value("compiler: "), sha256(&image)?);
+        if value("sha256: ") != hash {
+            bail!("the {name} test guest's image is not the one noted; run: cargo xtask guest");
+        }
+        let scratch = tempfile::tempdir()?;
+        let anew = scratch.path().join("anew.elf");
+        self.compile(&anew)?;
+        if loaded(&anew)? == loaded(&image)? {
+            println!("guest: the {name} image is what its source gives (sha256 {hash})");
+            return Ok(());
+        }
+        let here = self.compiler_version()?;
+        if here != with {
+            // Another compiler's bytes prove nothing either way; the recorded one's do.
+            println!("guest: {name} not compared: built with {with}, here is {here}");
+            return Ok(());
+        }
+        bail!("the {name} test guest's image is not what its source gives; run: cargo xtask guest")
+    }
+
+    fn compile(&self, to: &Path) -> Result<()> {
+        let here = folder().join(self.architecture);
+        let mut arguments: Vec<OsString> =
+            self.flags.iter().chain(&FLAGS).map(OsString::from).collect();
+        arguments.extend(["-o".into(), to.into(), "start.S".into()]);
+        // Relative names, so that no path of this machine can get into the image.
+        for part in [".", "../shared", "../../common"] {
+            for source in sources(&here.join(part))? {
+                let name = Path::new(&source).file_name().unwrap_or_default();
+                arguments.push(Path::new(part).join(name).into());
+            }
+        }
+        run::output(run::command(self.compiler.0, arguments).current_dir(here)).map(drop)
+    }
+
+    fn compiler_version(&self) -> Result<String> {
+        let text = run::text(&mut run::command(self.compiler.0, ["--version"]))?;
+        Ok(text.lines().next().unwrap_or_default().to_owned())
+    }
+}
 
 fn folder() -> PathBuf {
     paths::root().join("guest/test-guest")
-}
-
-fn image() -> PathBuf {
-    folder().join("image/umem-test-guest.elf")
-}
-
-fn record() -> PathBuf {
-    folder().join("image/BUILT.txt")
-}
-
-/// Builds the image into the repository, with a note of what it was built with.
-pub(crate) fn build() -> Result<()> {
-    apt::need(&[COMPILER])?;
-    compile(&image())?;
-    let text = format!("compiler: {}\nsha256: {}\n", compiler()?, sha256(&image())?);
-    fs::write(record(), text)?;
-    println!("guest: {} built", image().display());
-    Ok(())
-}
-
-/// Builds the image anew and compares what is loaded into memory with the one in the repository.
-pub(crate) fn check() -> Result<()> {
-    apt::need(&[COMPILER])?;
-    let noted = fs::read_to_string(record()).context("cannot read the image's BUILT.txt")?;
-    let value = |name: &str| noted.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("?");
-    let (with, hash) = (value("compiler: "), sha256(&image())?);
-    if value("sha256: ") != hash {
-        bail!("the test guest's image is not the one noted in BUILT.txt; run: cargo xtask guest");
-    }
-    let scratch = tempfile::tempdir()?;
-    let anew = scratch.path().join("anew.elf");
-    compile(&anew)?;
-    let same = loaded(&anew)? == loaded(&image())?;
-    let here = compiler()?;
-    if same {
-        println!("guest: the image in the repository is what its source gives (sha256 {hash})");
-        return Ok(());
-    }
-    if here != with {
-        // Another compiler's bytes prove nothing either way; the recorded one's do.
-        println!("guest: not compared: built with {with}, here is {here}, and the bytes differ");
-        return Ok(());
-    }
-    bail!("the test guest's image is not what its source gives; run: cargo xtask guest")
-}
-
-fn compile(to: &Path) -> Result<()> {
-    let mut arguments: Vec<OsString> = FLAGS.map(OsString::from).to_vec();
-    arguments.push(to.into());
-    arguments.push("start.S".into());
-    arguments.extend(sources(&folder())?);
-    arguments.extend(sources(&paths::root().join("guest/common"))?);
-    // Relative names, so that no path of this machine can get into the image.
-    let here = paths::root().join("guest");
-    let arguments =
-        arguments.into_iter().map(|argument| match Path::new(&argument).strip_prefix(&here) {
-            Ok(inside) => Path::new("..").join(inside).into_os_string(),
-            Err(_) => argument,
-        });
-    run::output(run::command(COMPILER.0, arguments).current_dir(folder())).map(drop)
 }
 
 /// The C files of a folder, in order.
@@ -116,11 +170,6 @@ pub(crate) fn sources(folder: &Path) -> Result<Vec<OsString>> {
     }
     found.sort();
     Ok(found)
-}
-
-fn compiler() -> Result<String> {
-    let text = run::text(&mut run::command(COMPILER.0, ["--version"]))?;
-    Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
 fn sha256(file: &Path) -> Result<String> {
@@ -161,22 +210,26 @@ fn segments(elf: &[u8]) -> Option<(u64, Vec<Segment>)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{image, segments};
+    use super::{ALL, segments};
 
     #[test]
-    fn the_image_is_loaded_at_the_address_that_qemu_and_umem_start_kernels_at() {
-        let elf = std::fs::read(image()).unwrap();
-        let (entry, found) = segments(&elf).unwrap();
-        assert_eq!(entry, 0x8020_0000);
-        assert_eq!(found[0].0, 0x8020_0000);
-        assert!(found[0].1 > found[0].2.len() as u64, "stack and tables take no room in the file");
+    fn the_images_are_loaded_where_the_machines_start_kernels() {
+        for (guest, start) in ALL.iter().zip([0x8020_0000, 0x20_0000]) {
+            let elf = std::fs::read(guest.image()).unwrap();
+            let (entry, found) = segments(&elf).unwrap();
+            assert_eq!(found[0].0, start);
+            assert!((start..start + 0x1000).contains(&entry), "{entry:#x}");
+            assert!(found[0].1 > found[0].2.len() as u64, "stack and tables take no room");
+        }
     }
 
     #[test]
     fn a_cut_image_is_an_error_and_no_panic() {
-        let elf = std::fs::read(image()).unwrap();
-        for length in 0..elf.len().min(200) {
-            assert!(segments(&elf[..length]).is_none());
+        for guest in &ALL {
+            let elf = std::fs::read(guest.image()).unwrap();
+            for length in 0..elf.len().min(176) {
+                assert!(segments(&elf[..length]).is_none());
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     apt::{self, Apt},
     cpio::Archive,
-    guest::{self, COMPILER},
+    guest::{self, RISCV64_COMPILER as COMPILER},
     paths, run,
 };
 

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     apt,
-    guest::{self, COMPILER},
+    guest::{self, RISCV64_COMPILER as COMPILER},
     paths, run,
 };
 

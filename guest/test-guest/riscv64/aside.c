@@ -3,6 +3,7 @@
    a fence that is lost, or answered too early, lets a hart see what was there before. */
 #include "guest.h"
 #include "machine.h"
+#include "shared.h"
 
 #define SBI_IPI 0x735049l
 #define SBI_RFENCE 0x52464E43l
@@ -10,17 +11,12 @@
 #define SFENCE_VMA 1
 #define SSIP (1ul << 1)
 #define ALL_HARTS (~0ul)
-/* Between two rounds of the token, and between two changes. */
+/* Between two changes. */
 #define PAUSE_US 5000
 #define PLACES 4
 
 static unsigned workers;
 static uint64_t pause;
-
-/* A hart's letter box: the newest token. */
-static struct {
-    uint64_t token, seen;
-} __attribute__((aligned(64))) box[MAX_WORKERS];
 
 /* A number in each place says which change it is for; the newest is mapped. */
 static uint64_t places[PLACES][PAGE / 8] __attribute__((aligned(4096)));
@@ -31,32 +27,16 @@ static uint32_t code[2] __attribute__((aligned(64))) = {0x00000513, 0x00008067};
 /* Changes that every hart must see, and who found one missing. */
 static uint64_t changes, stale;
 
-static void ring(unsigned worker)
+void ring(unsigned worker)
 {
     sbi_call(SBI_IPI, 0, 1, hart_id(worker), 0);
 }
 
-static void pass_token(unsigned worker)
+bool take_ring(void)
 {
-    static uint64_t next_round;
     uint64_t rung;
     __asm__ volatile("csrrc %0, sip, %1" : "=r"(rung) : "r"(SSIP) : "memory");
-    uint64_t token = __atomic_load_n(&box[worker].token, __ATOMIC_ACQUIRE);
-    /* Worker 0 rests between two rounds; the interrupt is long gone then. */
-    static bool due;
-    if (worker == 0) {
-        due |= (rung & SSIP) != 0 || token == 0;
-        if (!due || (int64_t)(clock_ticks() - next_round) < 0)
-            return;
-        due = false;
-        next_round = clock_ticks() + pause;
-    } else if (!(rung & SSIP) || token == box[worker].seen) {
-        return;
-    }
-    box[worker].seen = token;
-    unsigned to = (worker + 1) % workers;
-    __atomic_store_n(&box[to].token, token + 1, __ATOMIC_RELEASE);
-    ring(to);
+    return rung & SSIP;
 }
 
 static void change(void)
@@ -99,6 +79,7 @@ void workers_start(unsigned count)
 {
     workers = count;
     pause = clock_ticks_of_us(PAUSE_US);
+    tokens_open(count);
     harts_start(count, hart_main);
 }
 
@@ -106,7 +87,7 @@ void worker_aside(unsigned worker)
 {
     if (workers < 2)
         return;
-    pass_token(worker);
+    tokens_pass(worker);
     if (worker == 1)
         change();
     look();
@@ -117,14 +98,18 @@ bool aside_good(void)
     return stale == 0;
 }
 
+void aside_damage(void)
+{
+}
+
+void aside_mark(void)
+{
+}
+
 void aside_fields(void)
 {
-    uint64_t passed = 0;
-    for (unsigned worker = 0; worker < workers; worker++)
-        if (box[worker].token > passed)
-            passed = box[worker].token;
     line_text(" tokens=");
-    line_number(passed);
+    line_number(tokens_passed());
     line_text(" fences=");
     line_number(2 * changes);
     line_text(" stale=");

@@ -12,7 +12,5 @@ struct board {
     char bootargs[512];
 };
 bool board_read(const void *tree, struct board *out);
-/* The decimal value of `name=` in the boot arguments, with or without the prefix `umem.`. */
-uint64_t board_argument(const struct board *board, const char *name, uint64_t otherwise);
 
 #endif

@@ -2,6 +2,7 @@
 #include "board.h"
 #include "guest.h"
 #include "machine.h"
+#include "shared.h"
 
 extern char image_end[];
 
@@ -41,7 +42,7 @@ void guest_main(uint64_t hart, const void *tree)
     mmu_open(end);
     forget_tree(&board);
     unsigned workers = board.harts < MAX_WORKERS ? board.harts : MAX_WORKERS;
-    uint64_t litmus_runs = board_argument(&board, "litmus", 0);
+    uint64_t litmus_runs = argument(board.bootargs, "litmus", 0);
     if (litmus_runs != 0) {
         litmus(workers, litmus_runs);
         power_off();
@@ -49,10 +50,10 @@ void guest_main(uint64_t hart, const void *tree)
     struct settings settings = {
         .pool_start = (uint64_t)(uintptr_t)image_end,
         .pool_end = end,
-        .fill_pages = board.ram_bytes / PAGE * board_argument(&board, "fill", 70) / 100,
-        .seed = board_argument(&board, "seed", 1),
-        .rate = board_argument(&board, "rate", 2000),
-        .beat_us = board_argument(&board, "beat_us", 1000),
+        .fill_pages = board.ram_bytes / PAGE * argument(board.bootargs, "fill", 70) / 100,
+        .seed = argument(board.bootargs, "seed", 1),
+        .rate = argument(board.bootargs, "rate", 2000),
+        .beat_us = argument(board.bootargs, "beat_us", 1000),
         .workers = workers,
     };
     run_guest(&settings);

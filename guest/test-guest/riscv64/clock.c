@@ -1,10 +1,9 @@
 #include "guest.h"
 #include "machine.h"
+#include "shared.h"
 
 #define SSIP (1ul << 1)
 #define STIP (1ul << 5)
-
-static uint64_t hz;
 
 /* Both end a wfi; with sstatus.SIE clear neither traps. */
 void clock_open_hart(void)
@@ -14,13 +13,8 @@ void clock_open_hart(void)
 
 void clock_open(uint64_t timebase_hz)
 {
-    hz = timebase_hz;
+    ticks_open(timebase_hz);
     clock_open_hart();
-}
-
-uint64_t clock_hz(void)
-{
-    return hz;
 }
 
 uint64_t clock_ticks(void)
@@ -28,16 +22,6 @@ uint64_t clock_ticks(void)
     uint64_t now;
     __asm__ volatile("csrr %0, time" : "=r"(now));
     return now;
-}
-
-uint64_t clock_us(uint64_t ticks)
-{
-    return ticks / hz * 1000000 + ticks % hz * 1000000 / hz;
-}
-
-uint64_t clock_ticks_of_us(uint64_t us)
-{
-    return us / 1000000 * hz + us % 1000000 * hz / 1000000;
 }
 
 /* Early when another hart rings. */

@@ -102,29 +102,3 @@ bool board_read(const void *tree, struct board *out)
     }
     return out->ram_bytes != 0 && out->timebase_hz != 0;
 }
-
-uint64_t board_argument(const struct board *board, const char *name, uint64_t otherwise)
-{
-    const char *at = board->bootargs;
-    while (*at) {
-        while (*at == ' ')
-            at++;
-        const char *prefix = "umem.", *word = at;
-        while (*prefix && *word == *prefix)
-            word++, prefix++;
-        if (*prefix)
-            word = at;
-        const char *want = name;
-        while (*want && *word == *want)
-            word++, want++;
-        if (*want == 0 && *word == '=') {
-            uint64_t value = 0;
-            for (word++; *word >= '0' && *word <= '9'; word++)
-                value = value * 10 + (uint64_t)(*word - '0');
-            return value;
-        }
-        while (*at && *at != ' ')
-            at++;
-    }
-    return otherwise;
-}
