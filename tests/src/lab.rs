@@ -87,6 +87,10 @@ impl Lab {
         self.log.add("test", text);
     }
 
+    pub(crate) fn log(&self) -> Log {
+        self.log.clone()
+    }
+
     /// A VM with these options, separated by blanks, still to be started.
     #[must_use]
     pub fn vm(&self, name: &str, options: &str) -> Builder {

@@ -12,6 +12,7 @@ pub mod moving;
 pub mod network;
 mod program;
 mod proxy;
+mod qemu;
 pub mod qmp;
 mod serial;
 mod shell;
@@ -19,8 +20,9 @@ mod vm;
 
 pub use lab::{Lab, PATIENCE, skipped, until};
 pub use monitor::{Qmp, Text};
-pub use program::{linux, linux_workload, program, test_guest};
+pub use program::{linux, linux_workload, program, test_guest, test_guest_x86};
 pub use proxy::{Cut, Proxy, Recorded, Role};
+pub use qemu::{Accelerator, Qemu, kvm_works};
 pub use serial::{Beat, Line, Serial};
 pub use shell::Shell;
 pub use vm::{Builder, Vm, field, may_mount};

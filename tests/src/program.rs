@@ -41,6 +41,12 @@ pub fn test_guest() -> PathBuf {
     root().join("guest/test-guest/image/umem-test-guest.elf")
 }
 
+/// The bare-metal guest's image for x86-64.
+#[must_use]
+pub fn test_guest_x86() -> PathBuf {
+    root().join("guest/test-guest/image/umem-test-guest-x86_64.elf")
+}
+
 /// A file of the Linux guest.
 ///
 /// # Panics

@@ -145,12 +145,10 @@ impl Builder {
         let child = command.spawn().expect("umem starts");
         // Closes this process's copies of descriptors that the child was given.
         drop(command);
-        let (name, log) = (self.name, self.log);
-        let mut vm = Half { child: Some(child), name, log, words: Arc::default() };
-        vm.listen();
-        let serial = Serial::new(vm.connect(&serial), &vm.name, vm.log.clone());
+        let mut vm = Half::new(child, &self.name, self.log);
+        let serial = vm.serial(&serial);
         let text = Text::new(vm.connect(&text), &vm.name, vm.log.clone());
-        let qmp = Qmp::new(vm.connect(&qmp), &vm.name);
+        let qmp = vm.qmp(&qmp);
         let child = vm.child.take().expect("not taken yet");
         let (name, log, words) = (vm.name.clone(), vm.log.clone(), vm.words.clone());
         Vm { name, child, serial, text, qmp, log, words }
@@ -180,7 +178,7 @@ fn open_copy(path: &Path, folder: &Path) -> PathBuf {
 }
 
 /// A process whose sockets are not all there yet; ends with this.
-struct Half {
+pub(crate) struct Half {
     child: Option<Child>,
     name: String,
     log: Log,
@@ -188,6 +186,27 @@ struct Half {
 }
 
 impl Half {
+    pub(crate) fn new(child: Child, name: &str, log: Log) -> Self {
+        let mut half =
+            Self { child: Some(child), name: name.to_owned(), log, words: Arc::default() };
+        half.listen();
+        half
+    }
+
+    pub(crate) fn serial(&mut self, path: &Path) -> Serial {
+        Serial::new(self.connect(path), &self.name, self.log.clone())
+    }
+
+    pub(crate) fn qmp(&mut self, path: &Path) -> Qmp {
+        Qmp::new(self.connect(path), &self.name)
+    }
+
+    /// Waits for the process to end.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        let child = self.child.as_mut().expect("nobody has taken it");
+        until(format!("{} to end", self.name), || child.try_wait().expect("a child of ours"))
+    }
+
     /// Writes down what the process prints.
     fn listen(&mut self) {
         let Some(child) = &mut self.child else { return };

@@ -18,7 +18,7 @@ struct Skipped(Vec<String>);
 /// Gets emulators and guests, builds the program, and runs `cargo test --workspace` with `arguments`.
 ///
 /// Tests find things by these variables: `UMEM_BIN` (the program, release build), `UMEM_QEMU_USER`,
-/// `UMEM_QEMU_SYSTEM`, `UMEM_LINUX` (folder with `Image` and `initramfs.cpio`), `UMEM_QMP_PYTHON` (a Python that
+/// `UMEM_QEMU_SYSTEM`, `UMEM_QEMU_X86`, `UMEM_LINUX` (folder with `Image` and `initramfs.cpio`), `UMEM_QMP_PYTHON` (a Python that
 /// has QEMU's QMP client), and `UMEM_SKIP_LOG`: a file to which a test that cannot run here appends one line
 /// `name: why`.
 pub(crate) fn all(arguments: &[String]) -> Result<()> {
@@ -34,6 +34,10 @@ pub(crate) fn with(arguments: &[String], mut variables: Vec<(&str, PathBuf)>) ->
             variables.push(("UMEM_QEMU_SYSTEM", emulators.system));
         }
         Err(error) => skipped.0.push(format!("no QEMU to compare with: {error:#}")),
+    }
+    match qemu::ensure_x86() {
+        Ok(program) => variables.push(("UMEM_QEMU_X86", program)),
+        Err(error) => skipped.0.push(format!("no QEMU for x86-64 guests: {error:#}")),
     }
     match linux::build() {
         Ok(()) => variables.push(("UMEM_LINUX", paths::linux_out())),
