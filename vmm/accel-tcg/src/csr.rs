@@ -145,7 +145,13 @@ impl Cpu {
         })
     }
 
-    /// Writes a register that [`Cpu::read_csr`] knows.
+    /// Writes the only bit of `sip` that can be written, the software interrupt's; whether it was set.
+    /// Others raise it meanwhile, so it is read and written in one step.
+    pub(crate) fn swap_software_interrupt(&mut self, high: bool) -> bool {
+        self.handle.swap_line(InterruptKind::Software, high)
+    }
+
+    /// Writes a register that [`Cpu::read_csr`] knows, but for `sip`.
     pub(crate) fn write_csr(&mut self, number: u32, value: u64) {
         use number::*;
         match number {
@@ -167,13 +173,6 @@ impl Cpu {
             SEPC => self.csr.sepc = value & !1,
             SCAUSE => self.csr.scause = value,
             STVAL => self.csr.stval = value,
-            // Only the software interrupt's bit can be written, and the line is its bit.
-            SIP => {
-                let high = value & interrupt::SOFTWARE != 0;
-                if high != (self.handle.lines() & interrupt::SOFTWARE != 0) {
-                    self.handle.set_line(InterruptKind::Software, high);
-                }
-            }
             SATP if is_satp_mode(value) => {
                 self.csr.satp = value;
                 if self.mmu.set_satp(value) {

@@ -46,13 +46,22 @@ impl VcpuHandle {
 
     /// Drives an interrupt line. A rising line wakes a sleeping vCPU.
     pub fn set_line(&self, kind: InterruptKind, high: bool) {
+        let _ = self.swap_line(kind, high);
+    }
+
+    /// As [`Self::set_line`]; whether the line was high, in one step: who lowers it and finds it high has
+    /// taken what another thread raised.
+    #[must_use]
+    pub fn swap_line(&self, kind: InterruptKind, high: bool) -> bool {
         let bit = 1u64 << kind as u32;
-        if high {
-            self.shared.lines.fetch_or(bit, Ordering::SeqCst);
+        let before = if high {
+            let before = self.shared.lines.fetch_or(bit, Ordering::SeqCst);
             self.attend();
+            before
         } else {
-            self.shared.lines.fetch_and(!bit, Ordering::SeqCst);
-        }
+            self.shared.lines.fetch_and(!bit, Ordering::SeqCst)
+        };
+        before & bit != 0
     }
 
     /// The lines that are high, as bits of `sip`.

@@ -69,17 +69,22 @@ fn access_csr(cpu: &mut Cpu, op: &Op) -> Result<(), Halt> {
         return cpu.illegal();
     }
     let retired = cpu.retired + u64::from(op.index);
-    let Some(old) = cpu.read_csr(number, retired) else {
+    let Some(mut old) = cpu.read_csr(number, retired) else {
         return cpu.illegal();
     };
-    // Others may raise the software interrupt meanwhile: leave it alone unless it is meant.
-    if write && (number != SIP || replaces || operand & SOFTWARE != 0) {
-        let new = match op.code {
-            Csrrw | Csrrwi => operand,
-            Csrrs | Csrrsi => old | operand,
-            _ => old & !operand,
-        };
-        cpu.write_csr(number, new);
+    let new = match op.code {
+        Csrrw | Csrrwi => operand,
+        Csrrs | Csrrsi => old | operand,
+        _ => old & !operand,
+    };
+    if number != SIP {
+        if write {
+            cpu.write_csr(number, new);
+        }
+    } else if replaces || operand & SOFTWARE != 0 {
+        // Not unless it is meant: what was read may be old.
+        let was = cpu.swap_software_interrupt(new & SOFTWARE != 0);
+        old = if was { old | SOFTWARE } else { old & !SOFTWARE };
     }
     cpu.x[op.rd as usize] = old;
     Ok(())

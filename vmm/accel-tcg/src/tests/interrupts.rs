@@ -1,7 +1,8 @@
 use super::*;
 use crate::csr::{interrupt, sstatus};
+use crate::memory_access::Ram;
 use accel::{InterruptKind, TICKS_PER_SECOND};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SIP: u32 = 0x144;
 const INTERRUPT: u64 = 1 << 63;
@@ -72,6 +73,35 @@ fn the_guest_raises_and_clears_its_software_interrupt() {
     board.run_to_call();
     assert_eq!((*board.x(A2), *board.x(A3)), (2, 0));
     assert_eq!(board.hart.handle().lines(), 0);
+}
+
+/// An interrupt that comes while the guest clears its bit is read, or stays.
+#[test]
+fn a_software_interrupt_is_never_cleared_unread() {
+    const ROUNDS: u64 = 20_000;
+    // loop: csrrc a0, sip, a1; add a2, a2, a0; sd a2, 0(a3); j loop
+    let mut board = Board::new(&[csrc(SIP, A1) | A0 << 7, 0x00a6_0633, sd(A2, A3, 0), 0xff5f_f06f]);
+    (*board.x(A1), *board.x(A3)) = (2, DATA);
+    let (handle, ram) = (board.hart.handle(), board.ram.clone());
+    let sender = std::thread::spawn(move || {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let (ram, mut read) = (Ram::new(ram), 0);
+        let counter = ram.page(DATA).unwrap().0;
+        for round in 1..=ROUNDS {
+            handle.set_line(InterruptKind::Software, true);
+            while read < 2 * round && Instant::now() < deadline {
+                std::thread::yield_now();
+                read = counter.load::<u64>(DATA);
+            }
+            if read != 2 * round {
+                break;
+            }
+        }
+        handle.kick();
+        read / 2
+    });
+    assert_eq!(board.run(), VmExit::Kicked);
+    assert_eq!(sender.join().unwrap(), ROUNDS);
 }
 
 #[test]
