@@ -58,6 +58,13 @@ static uint32_t load_acquire(volatile uint32_t *from)
     return value;
 }
 
+static uint32_t load_in_order(volatile uint32_t *from)
+{
+    uint32_t value;
+    __asm__ volatile("lr.w.aqrl %0, (%1)" : "=r"(value) : "r"(from) : "memory");
+    return value;
+}
+
 static void store_release(volatile uint32_t *to, uint32_t value)
 {
     __asm__ volatile("amoswap.w.rl zero, %0, (%1)" ::"r"(value), "r"(to) : "memory");
@@ -104,6 +111,19 @@ static void sb_fence(unsigned hart)
         y.word = 1;
         fence();
         seen[1][0] = x.word;
+    }
+}
+
+/* What compilers make of a sequentially consistent compare-and-swap that fails: an LR whose release bit keeps it
+   behind the store. */
+static void sb_reserved(unsigned hart)
+{
+    if (hart == 0) {
+        x.word = 1;
+        seen[0][0] = load_in_order(&y.word);
+    } else if (hart == 1) {
+        y.word = 1;
+        seen[1][0] = load_in_order(&x.word);
     }
 }
 
@@ -247,6 +267,7 @@ static const struct test {
     {"mp+fence", 2, mp_fence, mp_wrong, never},
     {"mp+rel+acq", 2, mp_release, mp_wrong, never},
     {"sb+fence", 2, sb_fence, sb_both_old, never},
+    {"sb+lr.aqrl", 2, sb_reserved, sb_both_old, never},
     {"sb", 2, sb_plain, never, sb_both_old},
     {"lb+fence", 2, lb_fence, lb_wrong, never},
     {"corr", 2, corr, corr_wrong, never},

@@ -4,6 +4,7 @@ use crate::cpu::{Cpu, Halt, Reservation, cause};
 use crate::decode::{Code, Op};
 use crate::memory_access::{OFFSET_MASK, Width};
 use crate::mmu::Access;
+use std::sync::atomic::{Ordering, fence};
 
 /// What a register gets of a loaded value: words are sign-extended.
 fn extend<T: Width>(value: T) -> u64 {
@@ -47,9 +48,11 @@ fn load_reserved<T: Width>(cpu: &mut Cpu, op: &Op) -> Result<(), Halt> {
         return cpu.trap(cause::LOAD_MISALIGNED, address);
     }
     let (page, _) = cpu.ram_target(address, Access::Load)?;
-    // Later accesses stay behind it: acquire, asked for or not.
+    // It stays behind all that came before (`rl`) and before all that follows (`aq`), asked for or not. A
+    // sequentially consistent compare-and-swap that fails is this load alone.
+    fence(Ordering::SeqCst);
     let value = page.load::<T>(address);
-    std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+    fence(Ordering::Acquire);
     let (offset, bytes) = (address & OFFSET_MASK, T::BYTES);
     cpu.reservation = Some(Reservation { page, offset, bytes, value: value.widen() });
     cpu.x[op.rd as usize] = extend(value);

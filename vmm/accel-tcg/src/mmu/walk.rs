@@ -120,13 +120,29 @@ impl Tables<'_> {
         access: Access,
         rules: Rules,
     ) -> Result<Mapping, Fault> {
+        loop {
+            if let Some(mapping) = self.walk(satp, address, access, rules)? {
+                return Ok(mapping);
+            }
+        }
+    }
+
+    /// One walk; `None` when another CPU has changed the entry before it could be marked. It may be of
+    /// another kind by now, a table where a superpage was.
+    fn walk(
+        &self,
+        satp: u64,
+        address: u64,
+        access: Access,
+        rules: Rules,
+    ) -> Result<Option<Mapping>, Fault> {
         let Some(levels) = levels(satp) else {
-            return Ok(Mapping {
+            return Ok(Some(Mapping {
                 physical: address,
                 bytes: PAGE_BYTES,
                 readable: true,
                 writable: true,
-            });
+            }));
         };
         let unused = 64 - (PAGE_SHIFT + 9 * levels);
         if (address << unused) as i64 >> unused != address as i64 {
@@ -162,7 +178,7 @@ impl Tables<'_> {
         address: u64,
         access: Access,
         rules: Rules,
-    ) -> Result<Mapping, Fault> {
+    ) -> Result<Option<Mapping>, Fault> {
         let base = pte::number(entry) << PAGE_SHIFT;
         if base & (bytes - 1) != 0 || !allowed(entry, access, rules) {
             return Err(Fault::Page);
@@ -173,22 +189,17 @@ impl Tables<'_> {
         let marks = if access == Access::Store { pte::A | pte::D } else { pte::A };
         if entry & marks != marks {
             if !table.exchange(at, entry, entry | marks) {
-                // Another CPU has changed the entry since: look again.
-                let now: u64 = table.load(at);
-                if now & pte::V == 0 || now & pte::RESERVED != 0 {
-                    return Err(Fault::Page);
-                }
-                return self.leaf(table, at, now, bytes, address, access, rules);
+                return Ok(None);
             }
             self.note_write(at);
             entry |= marks;
         }
-        Ok(Mapping {
+        Ok(Some(Mapping {
             physical,
             bytes,
             readable: allowed(entry, Access::Load, rules),
             writable: entry & pte::D != 0 && allowed(entry, Access::Store, rules),
-        })
+        }))
     }
 }
 

@@ -1,5 +1,7 @@
 use super::*;
 use crate::csr::sstatus;
+use crate::memory_access::Ram;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const ROOT: u64 = BASE + 0x20_0000;
 const SECOND: u64 = ROOT + 0x1000;
@@ -134,6 +136,31 @@ fn a_changed_entry_is_seen_after_a_fence() {
         board.put(THIRD, 0);
         assert_eq!(board.run_to_trap(), (13, VIRTUAL));
     }
+}
+
+/// A superpage becomes a table, and back, while its pages are marked: the address is mapped all the time.
+#[test]
+fn an_entry_that_changes_while_it_is_marked_is_looked_at_again() {
+    // loop: sfence.vma; ld a0, 0(a1); addi a3, a3, -1; bnez a3, loop
+    let program = [SFENCE_VMA, ld(A0, A1, 0), addi(A3, A3, -1), 0xfe06_9ae3, ECALL];
+    let mut board = sv39(&program, entry(BASE, ALL));
+    board.put(SECOND, entry(BASE, V | R));
+    *board.x(A3) = 50_000;
+    let (ram, done) = (board.ram.clone(), Arc::new(AtomicBool::new(false)));
+    let seen = done.clone();
+    let other = std::thread::spawn(move || {
+        let ram = Ram::new(ram);
+        let table = ram.page(SECOND).unwrap().0;
+        while !seen.load(Ordering::Relaxed) {
+            table.store(SECOND, entry(THIRD, V));
+            table.store(SECOND, entry(BASE, V | R));
+        }
+    });
+    let exit = board.run();
+    done.store(true, Ordering::Relaxed);
+    other.join().unwrap();
+    assert!(matches!(exit, VmExit::Sbi { .. }), "{exit:?}");
+    assert!(!board.in_handler(), "trap {:#x}", board.hart.cpu.csr.scause);
 }
 
 #[test]
