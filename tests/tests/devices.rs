@@ -180,8 +180,9 @@ fn the_source_hears_of_memory_given_back_at_the_destination() {
     let uri = there.address();
     accept(&mut here, &format!("migrate -p -n {uri}"));
     there.wait_phase(&["postcopy-active"]);
-    accept(&mut there, "balloon 96");
-    until("the balloon to grow", || (balloon(&mut there, "actual=") == Some(96)).then_some(()));
+    // With 96 of 192 MiB, Linux has been seen to run out of memory in what it is told to do afterwards.
+    accept(&mut there, "balloon 128");
+    until("the balloon to grow", || (balloon(&mut there, "actual=") == Some(128)).then_some(()));
     accept(&mut here, "migrate_set_parameter postcopy-background on");
     let (gone, _) = complete(&mut here, &mut there);
     assert!(gone["pages"]["removed"].as_u64() > Some(16 << 8), "{gone:#}");
