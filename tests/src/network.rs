@@ -178,9 +178,9 @@ fn flow(port: u16, stop: &AtomicBool) -> io::Result<Flow> {
 #[derive(Debug, Clone, Copy)]
 pub struct Pings {
     /// Requests.
-    pub sent: u16,
+    pub sent: u64,
     /// Answers.
-    pub answered: u16,
+    pub answered: u64,
     /// Longest time without an answer.
     pub gap: Duration,
 }
@@ -189,11 +189,12 @@ fn pings(stop: &AtomicBool) -> io::Result<Pings> {
     use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, ipproto};
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP))?;
     let target = SocketAddr::from((GUEST, 0));
-    let (mut sent, mut answered, mut gap) = (0u16, 0u16, Duration::ZERO);
+    let (mut sent, mut answered, mut gap) = (0u64, 0u64, Duration::ZERO);
     let (mut last, mut buffer) = (Instant::now(), [0; 256]);
-    while !stop.load(Ordering::Acquire) && sent < u16::MAX {
+    while !stop.load(Ordering::Acquire) {
         sent += 1;
-        rustix::net::sendto(&socket, &echo_request(sent), SendFlags::empty(), &target)?;
+        // The number on the wire begins again after 65,535.
+        rustix::net::sendto(&socket, &echo_request(sent as u16), SendFlags::empty(), &target)?;
         let next = Instant::now() + Duration::from_millis(10);
         while Instant::now() < next {
             match rustix::net::recv(&socket, &mut buffer, RecvFlags::DONTWAIT) {

@@ -383,6 +383,13 @@ impl Vm {
         line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
     }
 
+    /// MiB that `info balloon` tells behind a word.
+    pub fn balloon(&mut self, word: &str) -> Option<u64> {
+        let text = self.text.command("info balloon");
+        let from = text.split_once(word)?.1;
+        from.split(' ').find(|word| !word.is_empty())?.parse().ok()
+    }
+
     /// What the process holds: descriptors, threads, mappings.
     #[must_use]
     pub fn holdings(&self) -> (usize, usize, usize) {

@@ -3,7 +3,7 @@
 
 use umem_tests::moving::{accept, complete};
 use umem_tests::network::Network;
-use umem_tests::{Lab, Shell, Vm, disk, skipped, until};
+use umem_tests::{Lab, Shell, disk, skipped, until};
 
 /// The destination's options and the source's command.
 const MODES: [(&str, &str); 4] = [
@@ -109,14 +109,7 @@ fn connections_hold_and_the_network_finds_the_guest_after_each_kind_of_move() {
     println!("network over 4 moves: {flow:?}, {pings:?}");
     lab.note(format!("{flow:?}, {pings:?}"));
     assert!(flow.bytes > 100_000, "{flow:?}");
-    assert!(u32::from(pings.answered) * 4 > u32::from(pings.sent) * 3, "{pings:?}");
-}
-
-/// MiB that `info balloon` tells behind a word.
-fn balloon(vm: &mut Vm, word: &str) -> Option<u64> {
-    let text = vm.text.command("info balloon");
-    let from = text.split_once(word)?.1;
-    from.split(' ').find(|word| !word.is_empty())?.parse().ok()
+    assert!(pings.answered * 4 > pings.sent * 3, "{pings:?}");
 }
 
 #[test]
@@ -134,9 +127,9 @@ fn memory_that_the_guest_gives_back_is_freed_and_not_sent() {
         let now = here.memory_kib("VmRSS");
         (now + (40 << 10) < full).then(|| full - now)
     });
-    assert!(balloon(&mut here, "; ") >= Some(40), "{freed} KiB");
+    assert!(here.balloon("; ") >= Some(40), "{freed} KiB");
     accept(&mut here, "balloon 160");
-    until("the balloon to grow", || (balloon(&mut here, "actual=") == Some(160)).then_some(()));
+    until("the balloon to grow", || (here.balloon("actual=") == Some(160)).then_some(()));
     for (number, (name, (listen, command))) in (2..).zip(["b", "c", "d"].into_iter().zip(MODES)) {
         let incoming = format!("{options} {listen} -incoming tcp:127.0.0.1:0");
         let mut there = lab.vm(name, &incoming).start();
@@ -148,12 +141,12 @@ fn memory_that_the_guest_gives_back_is_freed_and_not_sent() {
         assert!(gone["wire-bytes"].as_u64() < Some(160 << 20), "{gone:#}");
         here.kill();
         here = there;
-        assert_eq!(balloon(&mut here, "actual="), Some(160));
+        assert_eq!(here.balloon("actual="), Some(160));
         let mut shell = Shell::new(&here.serial, number);
         shell.run("dd if=/dev/urandom of=/tmp/x bs=1M count=8 2>/dev/null; rm /tmp/x");
     }
     accept(&mut here, "balloon 256");
-    until("the balloon to shrink", || (balloon(&mut here, "actual=") == Some(256)).then_some(()));
+    until("the balloon to shrink", || (here.balloon("actual=") == Some(256)).then_some(()));
     let mut shell = Shell::new(&here.serial, 9);
     shell.run("dd if=/dev/urandom of=/tmp/fill bs=1M count=80 2>/dev/null && rm /tmp/fill");
     // An answer comes behind all events before it.
@@ -182,7 +175,7 @@ fn the_source_hears_of_memory_given_back_at_the_destination() {
     there.wait_phase(&["postcopy-active"]);
     // With 96 of 192 MiB, Linux has been seen to run out of memory in what it is told to do afterwards.
     accept(&mut there, "balloon 128");
-    until("the balloon to grow", || (balloon(&mut there, "actual=") == Some(128)).then_some(()));
+    until("the balloon to grow", || (there.balloon("actual=") == Some(128)).then_some(()));
     accept(&mut here, "migrate_set_parameter postcopy-background on");
     let (gone, _) = complete(&mut here, &mut there);
     assert!(gone["pages"]["removed"].as_u64() > Some(16 << 8), "{gone:#}");
