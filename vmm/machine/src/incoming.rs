@@ -102,12 +102,17 @@ impl Vm {
     }
 
     /// Whether a guest can come in. The one that was here may have left for good: then the machine is made
-    /// new.
+    /// new, which may have failed when that guest left.
     fn require_room(&mut self) -> Result<(), ControlError> {
         match self.life.ownership() {
             Ownership::Incoming => Ok(()),
             Ownership::Released => {
-                self.load_pristine().map_err(|error| ControlError(chain(&error)))?;
+                self.make_new().map_err(|error| {
+                    ControlError(format!(
+                        "the guest that has left cannot be cleared away: {}",
+                        chain(&error)
+                    ))
+                })?;
                 if !self.life.await_another() {
                     return Err(ControlError::new("the guest that was here has not left"));
                 }

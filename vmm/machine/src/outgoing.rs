@@ -10,7 +10,7 @@ use crate::lifecycle::Ownership;
 use crate::sessions;
 use crate::shared::Shared;
 use crate::tracking::Turn;
-use crate::vm::{QUIESCE_BOUND, STOP_BOUND, Vm, VmError, chain};
+use crate::vm::{QUIESCE_BOUND, STOP_BOUND, Vm, chain};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use umem_link::{
@@ -266,25 +266,27 @@ impl Vm {
         self.publish();
     }
 
-    /// The guest has left for good: the machine is as new, and its memory is given back to the host. The session has ended and
-    /// joined all threads that read it.
+    /// The guest has left for good: its memory is given back to the host. The session has ended and joined all
+    /// threads that read it.
     fn released(&mut self) {
         self.life.released();
+        if self.life.ownership() != Ownership::Released {
+            // Never the memory of a guest that is not known to live elsewhere.
+            log::warn!(
+                "memory is kept: the guest was not handed over ({:?})",
+                self.life.ownership()
+            );
+            return;
+        }
         if let Some(thread) = self.protecting.take() {
             let _ = thread.join();
         }
         self.shared.collapse.end();
-        let freed = match self.frozen.take() {
-            Some(ram) => ram
-                .unprotect()
-                .map_err(|source| VmError::Memory { bytes: self.config.memory_bytes, source }),
-            None => Ok(()),
-        };
-        let freed = freed
-            .and_then(|()| self.hardware.renew_ram())
-            .and_then(|()| self.load_pristine().map_err(VmError::from));
-        if let Err(error) = freed {
-            log::warn!("memory of the guest that has left stays in use: {}", chain(&error));
+        if let Err(error) = self.make_new() {
+            log::warn!(
+                "memory of the guest that has left stays in use (migrate_incoming tries again): {}",
+                chain(&error)
+            );
         }
         crate::heap::trim();
         self.publish();

@@ -370,6 +370,21 @@ impl Vm {
         loaded.map(drop)
     }
 
+    /// The machine is as before its first guest: its memory is the host's, and writable.
+    ///
+    /// # Errors
+    /// When the host does not do it, or a page is still being put in place; may be tried again.
+    pub(crate) fn make_new(&mut self) -> Result<(), VmError> {
+        if let Some(ram) = &self.frozen {
+            let bytes = self.config.memory_bytes;
+            ram.unprotect().map_err(|source| VmError::Memory { bytes, source })?;
+            self.frozen = None;
+        }
+        self.hardware.renew_ram()?;
+        self.load_pristine()?;
+        Ok(())
+    }
+
     /// Ends the VM, whatever it waits for.
     pub(crate) fn quit(&mut self) {
         self.vcpus.iter().for_each(VcpuThread::request_end);
