@@ -34,14 +34,15 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("accel-tcg", with(&below, &["accel"])),
         ("accel-kvm", with(&below, &["accel"])),
         ("devices", with(&below, &["accel"])),
-        ("machine", with(&REUSABLE, &["accel", "accel-tcg", "accel-kvm", "devices"])),
+        ("x86-boot", vec!["umem-memory"]),
+        ("machine", with(&REUSABLE, &["accel", "accel-tcg", "accel-kvm", "devices", "x86-boot"])),
         ("monitor", with(&REUSABLE, &["machine"])),
-        ("umem", with(&REUSABLE, &["accel", "devices", "machine", "monitor"])),
+        ("umem", with(&REUSABLE, &["accel", "devices", "machine", "monitor", "umem-bench"])),
         (
             "umem-tests",
             with(&REUSABLE, &["accel", "accel-tcg", "accel-kvm", "devices", "machine", "monitor"]),
         ),
-        ("umem-bench", vec![]),
+        ("umem-bench", REUSABLE.to_vec()),
         ("xtask", vec!["umem-bench"]),
     ])
 }

@@ -7,7 +7,9 @@
 //! while a thread waits for a page of guest memory, for the host's disk, or for a terminal. So a
 //! vCPU, a monitor or the page service never stands behind a device that waits.
 
+mod acpi_power;
 mod bus;
+mod i8042;
 mod lifecycle;
 mod line;
 mod output;
@@ -17,7 +19,9 @@ mod sifive_test;
 mod uart;
 mod virtio;
 
+pub use acpi_power::{AcpiPower, AcpiPowerConfig, PowerRequest};
 pub use bus::{Bus, BusError, MmioDevice};
+pub use i8042::KeyboardReset;
 pub use lifecycle::{Busy, Lifecycle};
 pub use line::InterruptLine;
 pub use output::OutputPort;

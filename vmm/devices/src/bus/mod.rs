@@ -1,4 +1,4 @@
-//! The bus: which device answers at which guest physical address.
+//! The bus: which device answers at which guest physical address, or at which port.
 
 use accel::AccessSize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +7,7 @@ use umem_memory::GuestAddress;
 /// Most addresses without a device that are logged; a guest can touch any number of them.
 const MOST_LOGGED: usize = 32;
 
-/// A device with registers in guest physical memory.
+/// A device with registers in guest physical memory, or in ports.
 ///
 /// Registers are read and written by vCPU threads while the device's own threads work: state sits
 /// behind the device's lock, and no lock that an access needs is held across a wait.
@@ -52,9 +52,20 @@ struct Mapping {
     device: Arc<dyn MmioDevice>,
 }
 
+/// What addresses are, and what is there without a device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Space {
+    /// Guest physical memory.
+    #[default]
+    Memory,
+    /// Ports of x86.
+    Ports,
+}
+
 /// Windows and their devices. Made once; then only read, by all vCPUs at once.
 #[derive(Default)]
 pub struct Bus {
+    space: Space,
     /// Sorted by base.
     mappings: Vec<Mapping>,
     logged: Mutex<Vec<u64>>,
@@ -68,10 +79,17 @@ impl std::fmt::Debug for Bus {
 }
 
 impl Bus {
-    /// A bus without devices.
+    /// A bus without devices, in guest physical memory. Where none is, 0 is read.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A bus without devices, in the ports of x86: addresses are their numbers. Where none is, all ones
+    /// are read, as a PC's bus has it.
+    #[must_use]
+    pub fn of_ports() -> Self {
+        Self { space: Space::Ports, ..Self::default() }
     }
 
     /// Puts a device at the `bytes` addresses from `base`.
@@ -101,13 +119,16 @@ impl Bus {
         Ok(())
     }
 
-    /// A load. Where no device is, 0 is read.
+    /// A load. What is read where no device is, is the bus's.
     pub fn read(&self, address: GuestAddress, size: AccessSize) -> u64 {
         match self.find(address.0, size) {
             Some((device, offset)) => device.read(offset, size),
             None => {
                 self.log_unmapped("load from", address.0, size);
-                0
+                match self.space {
+                    Space::Memory => 0,
+                    Space::Ports => u64::MAX >> (64 - 8 * size.bytes()),
+                }
             }
         }
     }
@@ -131,7 +152,13 @@ impl Bus {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         if logged.len() < MOST_LOGGED && !logged.contains(&address) {
             logged.push(address);
-            log::warn!("{what} {address:#x} ({} bytes), where no device is", size.bytes());
+            // Guests look for devices in ports; in memory they are told of them.
+            let (level, space) = match self.space {
+                Space::Memory => (log::Level::Warn, ""),
+                Space::Ports => (log::Level::Debug, "port "),
+            };
+            let bytes = size.bytes();
+            log::log!(level, "{what} {space}{address:#x} ({bytes} bytes), where no device is");
         }
     }
 }

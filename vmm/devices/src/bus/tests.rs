@@ -50,6 +50,24 @@ fn where_no_device_is_zero_is_read_and_nothing_is_written() {
 }
 
 #[test]
+fn where_no_device_is_all_bits_of_a_port_are_ones() {
+    let mut bus = Bus::of_ports();
+    bus.map("echo", GuestAddress(0x3f8), 8, echo(0)).unwrap();
+    let reads = [
+        (AccessSize::Byte, 0xff),
+        (AccessSize::Half, 0xffff),
+        (AccessSize::Word, 0xffff_ffff),
+        (AccessSize::Double, u64::MAX),
+    ];
+    for (size, ones) in reads {
+        for port in [0, 0xe9, 0x3f7, 0x400, 0xffff] {
+            assert_eq!(bus.read(GuestAddress(port), size), ones, "{port:#x}");
+        }
+    }
+    assert_eq!(bus.read(GuestAddress(0x3ff), AccessSize::Byte), 7);
+}
+
+#[test]
 fn the_log_of_a_hostile_guest_is_bounded() {
     let bus = bus();
     for address in 0x10_0000..0x10_1000 {
