@@ -176,6 +176,28 @@ fn one_guest_thread_or_sixteen_find_every_page_right_and_each_is_installed_once(
     }
 }
 
+/// As a KVM's vCPU does that is told which page it misses: it asks the plane, and tries again.
+#[test]
+fn who_is_signalled_asks_the_plane_and_finds_the_page() {
+    let ram = ram(&Backend::Anonymous);
+    let uffd = Userfaultfd::open_signalling().unwrap();
+    let plane = FaultPlane::for_ram_with(&ram, uffd, Placement::default()).unwrap();
+    let page = PageIndex(3);
+    assert_eq!(kernel_reads(&ram, page), Err(libc::EFAULT), "it does not wait");
+    let theirs = plane.clone();
+    let source = std::thread::spawn(move || {
+        while theirs.waiting().is_empty() {
+            std::thread::yield_now();
+        }
+        theirs.install(PageRange::one(page), &content(page)).unwrap();
+    });
+    assert_eq!(plane.resolve(page, FaultCause::Vcpu, &Interrupt::new()), Waited::Present);
+    source.join().unwrap();
+    assert_eq!(kernel_reads(&ram, page), Ok(content(page)[0]));
+    assert_eq!(kernel_reads(&ram, PageIndex(4)), Err(libc::EFAULT));
+    assert_eq!(plane.stats().userfault, 0, "nobody was told of a fault");
+}
+
 #[test]
 fn an_ordinary_user_s_userfaultfd_does_the_same() {
     let ram = ram(&Backend::Anonymous);

@@ -13,7 +13,8 @@ const CREDIT: u32 = 1 << 20;
 fn machine() -> MachineDescription {
     MachineDescription {
         board: "model".into(),
-        harts: 1,
+        vcpus: 1,
+        processor: vec![],
         page_bytes: 4096,
         blocks: vec![Block { name: "ram".into(), address: 0, bytes: 4096 << 10 }],
         devices: vec![],

@@ -17,7 +17,8 @@ fn machine(pages: u64) -> MachineDescription {
     let block = Block { name: "ram".into(), address: 0x8000_0000, bytes: pages * PAGE as u64 };
     MachineDescription {
         board: "test".into(),
-        harts: 1,
+        vcpus: 1,
+        processor: vec![],
         page_bytes: PAGE as u32,
         blocks: vec![block],
         devices: vec!["console".into()],

@@ -15,7 +15,8 @@ fn writer(path: &std::path::Path) -> SnapshotWriter {
     let block = Block { name: "ram".into(), address: 0, bytes: PAGES * PAGE as u64 };
     let machine = MachineDescription {
         board: "test".into(),
-        harts: 1,
+        vcpus: 1,
+        processor: vec![],
         page_bytes: PAGE as u32,
         blocks: vec![block],
         devices: vec![],

@@ -7,6 +7,8 @@ use crate::reader::{BodyReader, put_text};
 pub const MAX_BLOCKS: usize = 64;
 /// Most devices that a description may have.
 pub const MAX_DEVICES: usize = 256;
+/// Most entries that a description may have on its processor.
+pub(crate) const MAX_PROCESSOR: usize = 1024;
 
 /// A RAM block.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,14 +26,17 @@ pub struct Block {
 pub struct MachineDescription {
     /// Board and accelerator's architecture, as `virt riscv64`.
     pub board: String,
-    /// Number of harts.
-    pub harts: u32,
+    /// Number of vCPUs.
+    pub vcpus: u32,
     /// Bytes of a page on the wire.
     pub page_bytes: u32,
     /// RAM blocks in the order of their page numbers.
     pub blocks: Vec<Block>,
     /// Devices that the guest sees, by name, in a fixed order.
     pub devices: Vec<String>,
+    /// What the guest needs of its processor that not every host has, by name, in a fixed order. Only the
+    /// board can say whether a host has it.
+    pub processor: Vec<String>,
     /// Name and version of the program at the source, for people.
     pub program: String,
 }
@@ -59,7 +64,7 @@ impl MachineDescription {
 
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
         put_text(out, &self.board);
-        out.extend_from_slice(&self.harts.to_le_bytes());
+        out.extend_from_slice(&self.vcpus.to_le_bytes());
         out.extend_from_slice(&self.page_bytes.to_le_bytes());
         let blocks = self.blocks.get(..MAX_BLOCKS).unwrap_or(&self.blocks);
         out.extend_from_slice(&(blocks.len() as u16).to_le_bytes());
@@ -72,11 +77,17 @@ impl MachineDescription {
         out.extend_from_slice(&(devices.len() as u16).to_le_bytes());
         devices.iter().for_each(|device| put_text(out, device));
         put_text(out, &self.program);
+        // A board without such needs writes what was written before there were any.
+        if !self.processor.is_empty() {
+            let processor = self.processor.get(..MAX_PROCESSOR).unwrap_or(&self.processor);
+            out.extend_from_slice(&(processor.len() as u16).to_le_bytes());
+            processor.iter().for_each(|name| put_text(out, name));
+        }
     }
 
     pub(crate) fn take(body: &mut BodyReader<'_>) -> Result<Self, WireError> {
         let board = body.text()?;
-        let (harts, page_bytes) = (body.u32()?, body.u32()?);
+        let (vcpus, page_bytes) = (body.u32()?, body.u32()?);
         let count = bounded("number of RAM blocks", body.u16()?, MAX_BLOCKS)?;
         let blocks = (0..count)
             .map(|_| Ok(Block { name: body.text()?, address: body.u64()?, bytes: body.u64()? }))
@@ -84,7 +95,13 @@ impl MachineDescription {
         let count = bounded("number of devices", body.u16()?, MAX_DEVICES)?;
         let devices = (0..count).map(|_| body.text()).collect::<Result<_, _>>()?;
         let program = body.text()?;
-        Ok(Self { board, harts, page_bytes, blocks, devices, program })
+        let count = if body.is_empty() {
+            0
+        } else {
+            bounded("number of processor features", body.u16()?, MAX_PROCESSOR)?
+        };
+        let processor = (0..count).map(|_| body.text()).collect::<Result<_, _>>()?;
+        Ok(Self { board, vcpus, page_bytes, blocks, devices, processor, program })
     }
 
     /// RAM in bytes; saturating, for a peer may say anything.
@@ -103,8 +120,8 @@ impl MachineDescription {
         if self.board != source.board {
             return differs("machine", &source.board, &self.board);
         }
-        if self.harts != source.harts {
-            return differs("harts (-smp)", &source.harts, &self.harts);
+        if self.vcpus != source.vcpus {
+            return differs("vCPUs (-smp)", &source.vcpus, &self.vcpus);
         }
         if self.ram_bytes() != source.ram_bytes() {
             let mib = |bytes: u64| format!("{} MiB ({bytes} bytes)", bytes >> 20);
@@ -145,10 +162,11 @@ mod tests {
     fn machine() -> MachineDescription {
         MachineDescription {
             board: "virt riscv64".into(),
-            harts: 1,
+            vcpus: 1,
             page_bytes: 4096,
             blocks: vec![Block { name: "ram".into(), address: 0x8000_0000, bytes: 1 << 30 }],
             devices: vec!["uart".into(), "plic".into()],
+            processor: vec![],
             program: "umem 0.1.0".into(),
         }
     }
@@ -160,6 +178,26 @@ mod tests {
         assert!(MachineDescription::decode(&bytes[..bytes.len() - 1]).is_err());
         bytes.push(0);
         assert!(MachineDescription::decode(&bytes).is_err());
+    }
+
+    /// What was written before processors were described, by hand: two texts, numbers, one block, two devices.
+    #[test]
+    fn a_machine_without_needs_is_written_as_it_always_was() {
+        let text = |text: &str| [&(text.len() as u16).to_le_bytes()[..], text.as_bytes()].concat();
+        let golden = [
+            text("virt riscv64"),
+            vec![1, 0, 0, 0, 0, 0x10, 0, 0, 1, 0],
+            text("ram"),
+            vec![0, 0, 0, 0x80, 0, 0, 0, 0, 0, 0, 0, 0x40, 0, 0, 0, 0, 2, 0],
+            text("uart"),
+            text("plic"),
+            text("umem 0.1.0"),
+        ]
+        .concat();
+        assert_eq!(machine().encode(), golden);
+        let needs = MachineDescription { processor: vec!["avx2".into()], ..machine() };
+        assert_eq!(needs.encode(), [golden, vec![1, 0], text("avx2")].concat());
+        assert_eq!(MachineDescription::decode(&needs.encode()), Ok(needs));
     }
 
     #[test]
@@ -178,7 +216,7 @@ mod tests {
             assert!(words.iter().all(|word| text.contains(word)), "{text}");
         };
         check(|m| m.blocks[0].bytes = 2 << 30, &["2048 MiB", "1024 MiB"]);
-        check(|m| m.harts = 4, &["harts", "4", "1"]);
+        check(|m| m.vcpus = 4, &["vCPUs", "4", "1"]);
         check(|m| m.devices.push("virtio-blk0".into()), &["virtio-blk0"]);
         check(|m| m.board = "pc".into(), &["pc", "virt"]);
         check(|m| m.page_bytes = 1 << 21, &["2097152", "4096"]);

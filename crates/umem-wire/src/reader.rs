@@ -56,6 +56,11 @@ impl<'a> BodyReader<'a> {
         std::mem::take(&mut self.rest)
     }
 
+    /// Whether all has been read.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     /// The body must be used up.
     pub(crate) fn finish(self) -> Result<(), WireError> {
         if self.rest.is_empty() { Ok(()) } else { Err(self.length_error()) }

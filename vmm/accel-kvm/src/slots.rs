@@ -1,4 +1,4 @@
-//! Tells the kernel where RAM lies. All unsafe code of this crate is here.
+//! Tells the kernel where RAM lies.
 #![allow(unsafe_code)]
 
 use crate::host::{KvmError, refused};

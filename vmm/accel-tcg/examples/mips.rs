@@ -1,7 +1,7 @@
 //! Rate of the software CPU on integer loops, as one line of JSON. With a number of milliseconds as
 //! argument, dirty tracking is on and written pages are collected that often.
 
-use accel::{GuestClock, Vcpu, VcpuHandle, VmEntry, VmExit};
+use accel::{GuestClock, RiscvVcpu, Vcpu, VcpuHandle, VmEntry, VmExit};
 use accel_tcg::{Hart, HartConfig, HartWrites};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -8,7 +8,7 @@ use crate::execute::{self, Flow};
 use crate::memory_access::{OFFSET_MASK, PAGE_BYTES};
 use crate::mmu::{Access, FetchPage};
 use crate::saved;
-use accel::{Fence, GuestClock, PagePresence, Vcpu, VcpuHandle, VmEntry, VmExit};
+use accel::{Fence, GuestClock, PagePresence, RiscvVcpu, Vcpu, VcpuHandle, VmEntry, VmExit};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use umem_memory::GuestRam;
@@ -51,7 +51,7 @@ pub struct Hart {
 }
 
 impl Hart {
-    /// A hart that waits for [`Vcpu::boot`] or [`Vcpu::restore`].
+    /// A hart that waits for [`RiscvVcpu::boot`] or [`Vcpu::restore`].
     #[must_use]
     pub fn new(config: HartConfig) -> Self {
         let HartConfig { id, handle, clock, ram, presence } = config;
@@ -215,18 +215,6 @@ impl Vcpu for Hart {
         exit
     }
 
-    fn set_timer(&mut self, ticks: u64) {
-        self.cpu.timer = ticks;
-        self.cpu.check_timer();
-    }
-
-    fn boot(&mut self, pc: u64, device_tree: u64) {
-        self.cpu.reset(pc, device_tree);
-        // Linux reads `time` in user mode and relies on the firmware below it having allowed that.
-        self.cpu.csr.scounteren = csr::COUNTERS;
-        self.pending = Pending::Nothing;
-    }
-
     fn handle(&self) -> VcpuHandle {
         self.cpu.handle.clone()
     }
@@ -242,10 +230,6 @@ impl Vcpu for Hart {
         self.pending = Pending::Nothing;
         self.retired_before = self.cpu.retired;
         Ok(())
-    }
-
-    fn fence(&mut self, fence: Fence) {
-        self.cpu.fence(fence);
     }
 
     fn registers(&self) -> String {
@@ -280,5 +264,23 @@ impl Vcpu for Hart {
 
     fn instructions(&self) -> u64 {
         self.cpu.retired - self.retired_before
+    }
+}
+
+impl RiscvVcpu for Hart {
+    fn set_timer(&mut self, ticks: u64) {
+        self.cpu.timer = ticks;
+        self.cpu.check_timer();
+    }
+
+    fn boot(&mut self, pc: u64, device_tree: u64) {
+        self.cpu.reset(pc, device_tree);
+        // Linux reads `time` in user mode and relies on the firmware below it having allowed that.
+        self.cpu.csr.scounteren = csr::COUNTERS;
+        self.pending = Pending::Nothing;
+    }
+
+    fn fence(&mut self, fence: Fence) {
+        self.cpu.fence(fence);
     }
 }

@@ -14,7 +14,7 @@ pub const TICKS_PER_SECOND: u64 = 10_000_000;
 const NANOSECONDS_PER_TICK: u64 = 1_000_000_000 / TICKS_PER_SECOND;
 
 /// A saved clock that cannot be taken over.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, thiserror::Error)]
 pub enum ClockError {
     /// The pause would carry the clock past its range.
     #[error("guest clock of {ticks} ticks cannot go on by {pause_ms} ms")]
@@ -24,14 +24,30 @@ pub enum ClockError {
         /// Length of the pause, milliseconds.
         pause_ms: u128,
     },
+    /// The host does not set the clock.
+    #[error("the host does not set the guest's clock")]
+    Refused(#[source] std::io::Error),
 }
 
 /// The clock as it moves with the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SavedClock {
-    /// Ticks shown when the guest stopped.
+    /// Its value when the guest stopped, in units of the board's clock (RISC-V: ticks; x86-64: ns of KVM's
+    /// clock).
     pub ticks: u64,
+}
+
+/// The time that a guest sees, as the machine stops it, moves it and lets it go on.
+pub trait MachineClock: Send + Sync {
+    /// The value to move with the guest.
+    fn save(&self) -> SavedClock;
+
+    /// Goes on from a saved value after a pause of the given length.
+    ///
+    /// # Errors
+    /// When the sum does not fit, or the host refuses; the clock is then unchanged.
+    fn restore(&self, saved: SavedClock, pause: Duration) -> Result<(), ClockError>;
 }
 
 /// Ticks since the guest's first start, shared by all vCPUs. Reading it is wait-free.
@@ -74,18 +90,14 @@ impl GuestClock {
         let ahead = ticks.saturating_sub(self.now());
         Instant::now().checked_add(Duration::from_nanos(ahead.checked_mul(NANOSECONDS_PER_TICK)?))
     }
+}
 
-    /// The value to move with the guest.
-    #[must_use]
-    pub fn save(&self) -> SavedClock {
+impl MachineClock for GuestClock {
+    fn save(&self) -> SavedClock {
         SavedClock { ticks: self.now() }
     }
 
-    /// Goes on from a saved value after a pause of the given length.
-    ///
-    /// # Errors
-    /// When the sum does not fit; the clock is then unchanged.
-    pub fn restore(&self, saved: SavedClock, pause: Duration) -> Result<(), ClockError> {
+    fn restore(&self, saved: SavedClock, pause: Duration) -> Result<(), ClockError> {
         let overflow = || ClockError::Overflow { ticks: saved.ticks, pause_ms: pause.as_millis() };
         let pause_nanoseconds = u64::try_from(pause.as_nanos()).map_err(|_| overflow())?;
         let value = saved

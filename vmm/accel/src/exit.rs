@@ -30,6 +30,8 @@ pub enum VmEntry {
     Run,
     /// Answer to [`VmExit::MmioRead`]: the value, in the low bits.
     MmioRead(u64),
+    /// Answer to [`VmExit::PortRead`]: the value, in the low bits.
+    PortRead(u64),
     /// Answer to [`VmExit::Sbi`]: what goes into `a0` and `a1`.
     Sbi {
         /// SBI error code.
@@ -53,6 +55,22 @@ pub enum VmExit {
     MmioWrite {
         /// Guest physical address.
         address: GuestAddress,
+        /// Width.
+        size: AccessSize,
+        /// Value, in the low bits.
+        value: u64,
+    },
+    /// The guest reads an I/O port (x86). Enter again with [`VmEntry::PortRead`]; the read completes then.
+    PortRead {
+        /// Number of the port.
+        port: u16,
+        /// Width.
+        size: AccessSize,
+    },
+    /// The guest has written to an I/O port (x86).
+    PortWrite {
+        /// Number of the port.
+        port: u16,
         /// Width.
         size: AccessSize,
         /// Value, in the low bits.
@@ -82,6 +100,13 @@ pub enum VmExit {
     },
     /// The vCPU was kicked through its handle.
     Kicked,
-    /// The accelerator cannot go on. The vCPU's state is as before the instruction.
-    Failed(&'static str),
+    /// The processor has shut itself down and asks for a reset of the machine (x86: triple fault).
+    Shutdown,
+    /// The accelerator cannot go on.
+    Failed {
+        /// What has failed.
+        what: &'static str,
+        /// The number that goes with it: a reason, an error.
+        code: u64,
+    },
 }

@@ -3,7 +3,7 @@
 use crate::{Asks, Fence};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use umem_memory::PageBitmap;
 
@@ -19,7 +19,10 @@ pub enum InterruptKind {
     External = 9,
 }
 
-#[derive(Debug, Default)]
+/// Brings a vCPU out of the guest.
+type Kicker = Box<dyn Fn() + Send + Sync>;
+
+#[derive(Default)]
 struct Shared {
     lines: AtomicU64,
     kicked: AtomicBool,
@@ -27,6 +30,18 @@ struct Shared {
     sleep: Mutex<()>,
     wake: Condvar,
     asks: Asks<PageBitmap>,
+    kicker: OnceLock<Kicker>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { lines, kicked, attention, .. } = self;
+        f.debug_struct("Shared")
+            .field("lines", lines)
+            .field("kicked", kicked)
+            .field("attention", attention)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Raises interrupt lines of one vCPU, kicks it, and puts its thread to sleep until either.
@@ -80,6 +95,15 @@ impl VcpuHandle {
     pub fn kick(&self) {
         self.shared.kicked.store(true, Ordering::SeqCst);
         self.attend();
+        if let Some(kicker) = self.shared.kicker.get() {
+            kicker();
+        }
+    }
+
+    /// Says how a vCPU is brought out of the guest that does not look at [`Self::take_attention`] there:
+    /// for its accelerator. Called after every kick is noted, from any thread. The first one stays.
+    pub fn on_kick(&self, kicker: impl Fn() + Send + Sync + 'static) {
+        let _ = self.shared.kicker.set(Box::new(kicker));
     }
 
     /// Whether a kick is pending.

@@ -11,10 +11,11 @@ mod handle;
 mod sync;
 
 pub use asks::{Asked, Asks, Fence};
-pub use clock::{ClockError, GuestClock, SavedClock, TICKS_PER_SECOND};
+pub use clock::{ClockError, GuestClock, MachineClock, SavedClock, TICKS_PER_SECOND};
 pub use exit::{AccessSize, VmEntry, VmExit};
 pub use handle::{InterruptKind, VcpuHandle};
 
+use std::time::Duration;
 use umem_memory::PageIndex;
 use umem_state::StateError;
 
@@ -35,17 +36,33 @@ pub trait Vcpu: Send {
     /// that found the page missing has had no effect; entering again executes it again.
     fn run(&mut self, entry: VmEntry) -> VmExit;
 
-    /// Arms the timer interrupt for this guest time, in ticks, and clears a pending one (SBI
-    /// specification, `sbi_set_timer`). `u64::MAX` disarms it.
-    fn set_timer(&mut self, ticks: u64);
-
-    /// Puts the vCPU into its reset state with the first instruction at `pc`, its own number in
-    /// `a0` and the device tree's address in `a1` (Linux documentation, "RISC-V Kernel Boot
-    /// Requirements").
-    fn boot(&mut self, pc: u64, device_tree: u64);
+    /// Whether the last exit is over for the vCPU. One whose is not must be entered once more before it is
+    /// saved, and, kicked, comes out before its next instruction.
+    fn is_settled(&self) -> bool {
+        true
+    }
 
     /// The handle through which other threads reach this vCPU.
     fn handle(&self) -> VcpuHandle;
+
+    /// The guest's clock stops: counters that the vCPU keeps by itself (a time-stamp counter) stop with it.
+    /// All vCPUs stand still.
+    ///
+    /// # Errors
+    /// When the accelerator cannot read its own state.
+    fn stop_clock(&mut self) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    /// The guest's clock goes on, by `pause` at once: so do the counters that [`Self::stop_clock`] stopped
+    /// or [`Self::restore`] brought.
+    ///
+    /// # Errors
+    /// When the accelerator refuses.
+    fn start_clock(&mut self, pause: Duration) -> Result<(), StateError> {
+        let _ = pause;
+        Ok(())
+    }
 
     /// The whole architectural state, in the accelerator's saved form (versioned, CBOR).
     ///
@@ -60,12 +77,24 @@ pub trait Vcpu: Send {
     /// The vCPU is then unchanged.
     fn restore(&mut self, saved: &[u8]) -> Result<(), StateError>;
 
-    /// Forgets what it has cached, of its own doing or because of another's write to memory.
-    fn fence(&mut self, fence: Fence);
-
     /// Registers, for people: one `name value` pair a line.
     fn registers(&self) -> String;
 
     /// Instructions retired since creation or the last restore, for rate displays.
     fn instructions(&self) -> u64;
+}
+
+/// What a RISC-V hart does beside that, for the SBI above it.
+pub trait RiscvVcpu: Vcpu {
+    /// Arms the timer interrupt for this guest time, in ticks, and clears a pending one (SBI
+    /// specification, `sbi_set_timer`). `u64::MAX` disarms it.
+    fn set_timer(&mut self, ticks: u64);
+
+    /// Puts the vCPU into its reset state with the first instruction at `pc`, its own number in
+    /// `a0` and the device tree's address in `a1` (Linux documentation, "RISC-V Kernel Boot
+    /// Requirements").
+    fn boot(&mut self, pc: u64, device_tree: u64);
+
+    /// Forgets what it has cached, of its own doing or because of another's write to memory.
+    fn fence(&mut self, fence: Fence);
 }

@@ -1,5 +1,6 @@
 //! What a VM is made of, as the command line says it.
 
+use crate::board::{BootFiles, Limits, MIN_RAM};
 use std::path::PathBuf;
 use umem_fault::Placement;
 use umem_memory::Backend;
@@ -14,11 +15,44 @@ pub enum AcceleratorKind {
     Kvm,
 }
 
+impl AcceleratorKind {
+    /// The guest's architecture, by the name of QEMU's target.
+    #[must_use]
+    pub const fn target(self) -> &'static str {
+        match self {
+            Self::Tcg => "riscv64",
+            Self::Kvm => "x86_64",
+        }
+    }
+
+    /// Whether this host has it.
+    ///
+    /// # Errors
+    /// One line that says why not, and what to do.
+    pub fn works(self) -> Result<(), String> {
+        crate::board::works(self)
+    }
+}
+
+/// What the guest sees of the host's processor (accel=kvm).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CpuConfig {
+    /// Features that it is not to see, by name.
+    pub without: Vec<String>,
+    /// Whether KVM tells the guest of pages that are on their way, so that it can do something else.
+    pub async_page_faults: bool,
+}
+
+impl Default for CpuConfig {
+    fn default() -> Self {
+        Self { without: Vec::new(), async_page_faults: true }
+    }
+}
+
 /// Where page faults of a postcopy destination are found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultPath {
-    /// The vCPU finds the page missing in its page walk and fetches it by itself.
-    #[default]
+    /// The vCPU finds the page missing and fetches it by itself (accel=tcg: in its page walk).
     Vcpu,
     /// The kernel reports the fault through userfaultfd to a reader thread.
     Uffd,
@@ -83,6 +117,11 @@ pub struct VmConfig {
     pub name: Option<String>,
     /// Accelerator.
     pub accelerator: AcceleratorKind,
+    /// What the guest sees of the host's processor; not given: all that can move. Only for accelerators that
+    /// have one.
+    pub cpu: Option<CpuConfig>,
+    /// Whether KVM is to note the vCPUs' stores in rings, not in a bitmap. Only for accel=kvm.
+    pub dirty_ring: bool,
     /// RAM in bytes; a multiple of 4 KiB, and of the host's pages that it is made of.
     pub memory_bytes: u64,
     /// What RAM is made of; not given: anonymous memory, or a memfd where pages are to arrive by way of one.
@@ -90,9 +129,9 @@ pub struct VmConfig {
     /// Touch all RAM before the guest boots, so that it has its memory or does not start. Means nothing for
     /// a guest that comes in: its pages bring their memory.
     pub prealloc: bool,
-    /// Number of harts.
-    pub harts: u32,
-    /// Kernel: a Linux `Image` or an ELF file. Absent for an incoming migration.
+    /// Number of vCPUs.
+    pub vcpus: u32,
+    /// Kernel: an ELF file, a Linux `Image` (riscv64) or `bzImage` (x86-64). Absent for an incoming migration.
     pub kernel: Option<PathBuf>,
     /// Initial RAM disk.
     pub initrd: Option<PathBuf>,
@@ -116,15 +155,41 @@ pub struct VmConfig {
     /// are mapped when they are touched, or with bit 0 as they arrive. Not given: they are copied into
     /// place, which maps them at once.
     pub postcopy_flags: Option<u32>,
-    /// Where page faults are found.
-    pub fault_path: FaultPath,
+    /// Where page faults are found; not given: where the accelerator finds them best.
+    pub fault_path: Option<FaultPath>,
     /// Do not start the vCPUs until `cont`.
     pub start_paused: bool,
 }
 
 impl VmConfig {
-    /// Largest number of harts.
-    pub const MOST_HARTS: u32 = crate::board::MAX_HARTS;
+    /// What to boot.
+    ///
+    /// # Errors
+    /// When there is nothing.
+    pub(crate) fn boot_files(&self) -> Result<BootFiles<'_>, String> {
+        let kernel = self.kernel.as_deref().ok_or_else(|| {
+            "there is no kernel to boot; give one with -kernel, or -incoming".to_owned()
+        })?;
+        let initrd = self.initrd.as_deref();
+        Ok(BootFiles { kernel, initrd, command_line: &self.command_line })
+    }
+
+    /// Where page faults are found.
+    pub(crate) fn fault_path(&self) -> FaultPath {
+        self.fault_path.unwrap_or(crate::board::limits(self.accelerator).fault_path)
+    }
+
+    /// Number of virtio devices.
+    pub(crate) fn virtio_devices(&self) -> usize {
+        let alone = [self.rng, self.virtio_console, self.balloon.is_some()];
+        self.drives.len() + self.networks.len() + alone.iter().filter(|there| **there).count()
+    }
+
+    /// Largest number of vCPUs with this accelerator.
+    #[must_use]
+    pub const fn most_vcpus(accelerator: AcceleratorKind) -> u32 {
+        crate::board::limits(accelerator).most_vcpus
+    }
 
     /// What RAM is made of.
     pub(crate) fn backend(&self) -> Backend {
@@ -162,31 +227,46 @@ impl VmConfig {
         }
     }
 
-    /// Whether this version can build such a machine.
+    /// Whether this version can build such a machine on this host.
     ///
     /// # Errors
     /// What it cannot, with the numbers and what to use instead.
     pub fn check(&self) -> Result<(), String> {
-        use crate::board::{MAX_HARTS, MAX_RAM, MIN_RAM};
+        self.check_options()?;
+        self.check_backend()
+    }
+
+    /// Whether the options go together, whatever the host.
+    ///
+    /// # Errors
+    /// What does not, with the numbers and what to use instead.
+    pub fn check_options(&self) -> Result<(), String> {
+        let Limits { most_ram, most_vcpus, has_cpu_options, .. } =
+            *crate::board::limits(self.accelerator);
         let mib = |bytes: u64| bytes >> 20;
-        if self.accelerator == AcceleratorKind::Kvm {
-            return Err("this version has no KVM accelerator yet; use accel=tcg".to_owned());
+        if self.vcpus == 0 || self.vcpus > most_vcpus {
+            return Err(format!("{} vCPUs (-smp): the board has 1 to {most_vcpus}", self.vcpus));
         }
-        if self.harts == 0 || self.harts > MAX_HARTS {
-            return Err(format!("{} harts (-smp): the board has 1 to {MAX_HARTS}", self.harts));
-        }
-        if !(MIN_RAM..=MAX_RAM).contains(&self.memory_bytes) {
+        if !(MIN_RAM..=most_ram).contains(&self.memory_bytes) {
             return Err(format!(
                 "{} bytes of memory (-m): the board has {} MiB to {} MiB",
                 self.memory_bytes,
                 mib(MIN_RAM),
-                mib(MAX_RAM)
+                mib(most_ram)
             ));
+        }
+        if self.dirty_ring && self.accelerator == AcceleratorKind::Tcg {
+            return Err("dirty-log=ring goes only with accel=kvm".to_owned());
+        }
+        if self.cpu.is_some() && !has_cpu_options {
+            return Err(
+                "-cpu goes only with accel=kvm: the software CPU is always the same".to_owned()
+            );
         }
         if self.postcopy && self.incoming == Incoming::No {
             return Err("-postcopy needs -incoming: it says what may come in".to_owned());
         }
-        self.check_backend()
+        Ok(())
     }
 }
 
@@ -195,10 +275,12 @@ impl Default for VmConfig {
         Self {
             name: None,
             accelerator: AcceleratorKind::default(),
+            cpu: None,
+            dirty_ring: false,
             memory_bytes: 128 << 20,
             memory_backend: None,
             prealloc: false,
-            harts: 1,
+            vcpus: 1,
             kernel: None,
             initrd: None,
             command_line: String::new(),
@@ -210,7 +292,7 @@ impl Default for VmConfig {
             incoming: Incoming::default(),
             postcopy: false,
             postcopy_flags: None,
-            fault_path: FaultPath::default(),
+            fault_path: None,
             start_paused: false,
         }
     }

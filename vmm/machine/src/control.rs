@@ -53,12 +53,14 @@ pub struct VmStatus {
     pub notes: Vec<String>,
 }
 
-/// Answer to `info cpus`, one hart.
+/// Answer to `info cpus`, one vCPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct CpuStatus {
-    /// Hart number.
+    /// Its number.
     pub index: u32,
+    /// The guest's architecture, by the name of QEMU's target.
+    pub target: &'static str,
     /// What its thread does: `running`, `halted`, `stopped`, `waiting for page …`.
     pub state: String,
     /// Kernel thread id.
@@ -315,11 +317,11 @@ pub trait VmControl: Send + Sync {
     fn status(&self) -> VmStatus;
     /// Harts, for `info cpus`.
     fn cpus(&self) -> Vec<CpuStatus>;
-    /// Registers of a hart as text, for `info registers`.
+    /// Registers of a vCPU as text, for `info registers`.
     ///
     /// # Errors
-    /// No such hart, or it waits for a page and cannot be stopped to be looked at.
-    fn registers(&self, hart: u32) -> Result<String, ControlError>;
+    /// No such vCPU, or it waits for a page and cannot be stopped to be looked at.
+    fn registers(&self, number: u32) -> Result<String, ControlError>;
     /// Disks, for `info block`.
     fn block(&self) -> Vec<BlockStatus>;
     /// RAM, for `info memory`.

@@ -71,8 +71,8 @@ impl VmControl for VmHandle {
         self.shared.cpus()
     }
 
-    fn registers(&self, hart: u32) -> Result<String, ControlError> {
-        self.driver.call(move |vm| vm.registers(hart))?
+    fn registers(&self, number: u32) -> Result<String, ControlError> {
+        self.driver.call(move |vm| vm.registers(number))?
     }
 
     fn block(&self) -> Vec<BlockStatus> {

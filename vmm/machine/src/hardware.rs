@@ -1,19 +1,19 @@
 //! Everything of the machine that is not a vCPU: RAM, clock, bus and devices, built from the board's
 //! table, saved and loaded as one package.
 
-use crate::board::{self, Slot, Window};
+use crate::board::{Board, Window};
 use crate::config::{BalloonConfig, NetworkConfig, TapSource, VmConfig};
 use crate::console::ConsoleBackend;
 use crate::control::{BlockStatus, NetworkStatus};
 use crate::given_back::Returned;
 use crate::memory::{DevicePages, GuestPages};
-use crate::sbi::ResetRequest;
+use crate::requests::Requests;
 use crate::vm::VmError;
-use accel::{GuestClock, InterruptKind, SavedClock, VcpuHandle};
+use accel::{MachineClock, SavedClock};
 use devices::{
-    Announcer, Balloon, BalloonFeatures, Bus, Busy, Disk, EmptySlot, GoldfishRtc, InterruptLine,
-    Lifecycle, Link, LinkCounts, MmioDevice, Plic, PlicConfig, SifiveTest, Tap, TestRequest, Uart,
-    VirtioBalloon, VirtioBlk, VirtioConsole, VirtioDevice, VirtioMmio, VirtioNet, VirtioRng,
+    Announcer, Balloon, BalloonFeatures, Bus, Busy, Disk, EmptySlot, InterruptLine, Lifecycle,
+    Link, LinkCounts, MmioDevice, Tap, Uart, VirtioBalloon, VirtioBlk, VirtioConsole, VirtioDevice,
+    VirtioMmio, VirtioNet, VirtioRng,
 };
 use serde::{Deserialize, Serialize};
 use std::io::Read;
@@ -22,8 +22,6 @@ use std::time::{Duration, Instant};
 use umem_memory::{Backend, GuestAddress, GuestRam, PageSize, RamBlockSpec, RamLayout};
 use umem_state::{Package, PackageBuilder, SaveRestore, StateError, decode_body, encode_body};
 
-/// Takes what the guest asks of the machine to whoever decides.
-pub(crate) type Requests = Arc<dyn Fn(ResetRequest) + Send + Sync>;
 /// Tells of a disk without the driver.
 pub(crate) type DiskView = Arc<dyn Fn() -> BlockStatus + Send + Sync>;
 /// Tells of a network device without the driver.
@@ -84,7 +82,9 @@ struct DiskPart {
 /// The board as built.
 pub(crate) struct Hardware {
     pub(crate) bus: Arc<Bus>,
-    pub(crate) clock: Arc<GuestClock>,
+    /// I/O ports; a board may have none.
+    pub(crate) ports: Arc<Bus>,
+    pub(crate) clock: Arc<dyn MachineClock>,
     pub(crate) pages: GuestPages,
     pub(crate) serial: Arc<Uart>,
     parts: Vec<Part>,
@@ -96,10 +96,10 @@ pub(crate) struct Hardware {
     stopped_clock: Option<SavedClock>,
 }
 
-/// Puts devices on the bus while a board is built.
-struct Builder {
+/// Puts devices into the machine while it is built.
+pub(crate) struct Builder {
     bus: Bus,
-    plic: Arc<Plic>,
+    ports: Bus,
     parts: Vec<Part>,
     pages: GuestPages,
     disks: Vec<DiskPart>,
@@ -109,62 +109,93 @@ struct Builder {
 }
 
 impl Builder {
-    fn map(
+    /// Puts a device without state on the bus.
+    ///
+    /// # Errors
+    /// When something is there already.
+    pub(crate) fn map(
         &mut self,
         name: &str,
         window: Window,
         device: Arc<dyn MmioDevice>,
     ) -> Result<(), VmError> {
-        let base = GuestAddress(window.base);
-        self.bus
-            .map(name, base, window.bytes, device)
-            .map_err(|error| VmError::Config(error.to_string()))
+        place(&mut self.bus, name, window, device)
     }
 
-    fn part<D: Lifecycle + SaveRestore + MmioDevice + 'static>(
+    /// Puts a device on the bus; its state moves under this name.
+    ///
+    /// # Errors
+    /// When something is there already.
+    pub(crate) fn part<D: Lifecycle + SaveRestore + MmioDevice + 'static>(
         &mut self,
         name: &str,
         window: Window,
         device: Arc<D>,
     ) -> Result<(), VmError> {
         self.map(name, window, device.clone())?;
-        self.parts.push(Part { name: name.to_owned(), device });
+        self.state(name, device);
         Ok(())
     }
 
-    fn line(&self, slot: Slot) -> Arc<dyn InterruptLine> {
-        self.plic.line(slot.interrupt)
+    /// Puts a device behind I/O ports.
+    ///
+    /// # Errors
+    /// When something is there already.
+    pub(crate) fn map_ports(
+        &mut self,
+        name: &str,
+        window: Window,
+        device: Arc<dyn MmioDevice>,
+    ) -> Result<(), VmError> {
+        place(&mut self.ports, name, window, device)
     }
 
-    fn virtio<D: VirtioDevice>(&mut self, number: u32, name: &str, device: D) -> Result<(), VmError>
+    /// Has state move under this name.
+    pub(crate) fn state<D: Lifecycle + SaveRestore + 'static>(
+        &mut self,
+        name: &str,
+        device: Arc<D>,
+    ) {
+        self.parts.push(Part { name: name.to_owned(), device });
+    }
+
+    fn virtio<D: VirtioDevice>(&mut self, slot: Slot, name: &str, device: D) -> Result<(), VmError>
     where
         VirtioMmio<D>: Lifecycle + SaveRestore + MmioDevice,
     {
-        let slot = board::virtio(number);
+        let (window, line) = slot;
         let present = Arc::new(DevicePages::new(self.pages.clone()));
         let ram = self.pages.ram().memory().clone();
-        let device = VirtioMmio::new(name, device, ram, self.line(slot), present)
-            .map_err(VmError::Thread)?;
-        self.part(name, slot.window, device)
+        let device = VirtioMmio::new(name, device, ram, line, present).map_err(VmError::Thread)?;
+        self.part(name, window, device)
     }
 }
 
+/// Where a virtio-mmio device lies, and its interrupt line.
+type Slot = (Window, Arc<dyn InterruptLine>);
+
+fn place(
+    bus: &mut Bus,
+    name: &str,
+    window: Window,
+    device: Arc<dyn MmioDevice>,
+) -> Result<(), VmError> {
+    let base = GuestAddress(window.base);
+    bus.map(name, base, window.bytes, device).map_err(|error| VmError::Config(error.to_string()))
+}
+
 impl Hardware {
-    /// Builds the board.
+    /// Builds the machine around a board and its RAM.
     pub(crate) fn build(
         config: &VmConfig,
         console: ConsoleBackend,
-        handles: &[VcpuHandle],
+        board: &dyn Board,
+        pages: GuestPages,
         requests: Requests,
     ) -> Result<Self, VmError> {
-        let pages = GuestPages::new(ram(config.memory_bytes, &config.backend())?);
-        let plic = Plic::new(PlicConfig::supervisors(handles.iter().cloned().map(|hart| {
-            let line = move |high| hart.set_line(InterruptKind::External, high);
-            Arc::new(line) as Arc<dyn InterruptLine>
-        })));
         let mut builder = Builder {
             bus: Bus::new(),
-            plic: plic.clone(),
+            ports: Bus::of_ports(),
             parts: Vec::new(),
             pages,
             disks: Vec::new(),
@@ -172,37 +203,22 @@ impl Hardware {
             announcers: Vec::new(),
             balloon: None,
         };
-        builder.part("plic", board::PLIC, plic)?;
         // The virtio console takes the serial port's place at the terminal.
         let (console, virtio_console) = if config.virtio_console {
             (ConsoleBackend::null(), Some(console))
         } else {
             (console, None)
         };
-        let serial = Uart::new("uart", builder.line(board::UART), console.output)
-            .map_err(VmError::Thread)?;
-        builder.part("uart", board::UART.window, serial.clone())?;
+        let serial = board.build(&mut builder, console.output, requests)?;
         if let Some(input) = console.input {
             feed(&serial, input).map_err(VmError::Thread)?;
         }
-        let rtc = GoldfishRtc::new(builder.line(board::RTC)).map_err(VmError::Thread)?;
-        builder.part("rtc", board::RTC.window, Arc::new(rtc))?;
-        let test = SifiveTest::new(Box::new(move |request| {
-            requests(match request {
-                TestRequest::Reset => ResetRequest::Reboot,
-                TestRequest::PowerOff => ResetRequest::Shutdown,
-                TestRequest::Fail { code } => {
-                    log::warn!("the guest powers off with failure {code}");
-                    ResetRequest::Shutdown
-                }
-            });
-        }));
-        builder.map("test", board::TEST, Arc::new(test))?;
-        Self::build_virtio(config, virtio_console, &mut builder)?;
-        let Builder { bus, parts, pages, disks, networks, announcers, balloon, plic: _ } = builder;
+        Self::build_virtio(config, virtio_console, board, &mut builder)?;
+        let Builder { bus, ports, parts, pages, disks, networks, announcers, balloon } = builder;
         Ok(Self {
             bus: Arc::new(bus),
-            clock: Arc::new(GuestClock::new()),
+            ports: Arc::new(ports),
+            clock: board.clock(),
             pages,
             serial,
             parts,
@@ -218,13 +234,14 @@ impl Hardware {
     fn build_virtio(
         config: &VmConfig,
         console: Option<ConsoleBackend>,
+        board: &dyn Board,
         builder: &mut Builder,
     ) -> Result<(), VmError> {
-        let mut slots = 0..board::VIRTIO_SLOTS;
+        let mut slots = 0..;
         let mut next = || {
-            let none =
-                || VmError::Config(format!("more than {} virtio devices", board::VIRTIO_SLOTS));
-            slots.next().ok_or_else(none)
+            let number = slots.next().unwrap_or(u32::MAX);
+            let none = || VmError::Config(format!("more than {number} virtio devices"));
+            board.virtio(number).ok_or_else(none)
         };
         for (number, drive) in config.drives.iter().enumerate() {
             let path = drive.path.display().to_string();
@@ -258,8 +275,8 @@ impl Hardware {
             builder.balloon = Some(BalloonView { balloon: device.balloon(), returned });
             builder.virtio(next()?, "virtio-balloon", device)?;
         }
-        while let Ok(slot) = next() {
-            builder.map("virtio-empty", board::virtio(slot).window, Arc::new(EmptySlot))?;
+        while let Ok((window, _)) = next() {
+            builder.map("virtio-empty", window, Arc::new(EmptySlot))?;
         }
         Ok(())
     }
@@ -341,9 +358,11 @@ impl Hardware {
         let _ = self.serial.quiesce(deadline);
     }
 
-    /// Stops the guest's clock.
-    pub(crate) fn stop_clock(&mut self) {
+    /// Stops the guest's clock; whether it went until now.
+    pub(crate) fn stop_clock(&mut self) -> bool {
+        let went = self.stopped_clock.is_none();
         self.stopped_clock.get_or_insert_with(|| self.clock.save());
+        went
     }
 
     /// The clock's value while it stands still.
@@ -352,14 +371,20 @@ impl Hardware {
         self.stopped_clock.map(|clock| clock.ticks)
     }
 
-    /// Clock and devices go on; the clock first goes on by `pause`.
-    pub(crate) fn start(&mut self, pause: Duration) -> Result<(), accel::ClockError> {
-        if let Some(saved) = self.stopped_clock {
-            self.clock.restore(saved, pause)?;
-            self.stopped_clock = None;
-        }
+    /// The clock goes on, first by `pause`; whether it stood still.
+    ///
+    /// # Errors
+    /// When it cannot; it stands still then.
+    pub(crate) fn start_clock(&mut self, pause: Duration) -> Result<bool, accel::ClockError> {
+        let Some(saved) = self.stopped_clock else { return Ok(false) };
+        self.clock.restore(saved, pause)?;
+        self.stopped_clock = None;
+        Ok(true)
+    }
+
+    /// Devices go on.
+    pub(crate) fn resume(&self) {
         self.parts.iter().for_each(|part| part.device.resume());
-        Ok(())
     }
 
     /// All state of the board but RAM. It stands still.
@@ -429,13 +454,13 @@ fn open_tap(network: &NetworkConfig) -> Result<Tap, VmError> {
     tap.map_err(|error| VmError::Config(format!("network '{}': {error}", network.id)))
 }
 
-fn ram(bytes: u64, backend: &Backend) -> Result<GuestRam, VmError> {
-    let spec = RamBlockSpec {
-        name: board::RAM_NAME.to_owned(),
-        guest_address: GuestAddress(board::RAM_BASE),
-        bytes,
-    };
-    let layout = RamLayout::new(PageSize::SMALL, vec![spec])
+/// Guest RAM of these blocks.
+///
+/// # Errors
+/// When the host does not have it.
+pub(crate) fn ram(blocks: Vec<RamBlockSpec>, backend: &Backend) -> Result<GuestRam, VmError> {
+    let bytes = blocks.iter().map(|block| block.bytes).sum();
+    let layout = RamLayout::new(PageSize::SMALL, blocks)
         .map_err(|error| VmError::Config(error.to_string()))?;
     let failed = |source| VmError::Memory { bytes, source };
     let ram = GuestRam::new(layout, backend).map_err(failed)?;

@@ -1,6 +1,7 @@
 //! The destination's end, as the data plane sees this machine.
 
 use crate::admission;
+use crate::board::FaultNotice;
 use crate::control::{ControlError, VmEvent};
 use crate::driver::Driver;
 use crate::lifecycle::Ownership;
@@ -118,7 +119,7 @@ impl Vm {
                 }
                 self.shared.migration.begin_anew();
                 (self.trouble, self.stopped_at) = (None, None);
-                self.asked.set(None);
+                self.asked.done();
                 self.publish();
                 Ok(())
             }
@@ -150,6 +151,7 @@ impl Vm {
         if let Some(difference) = self.description().difference(machine) {
             return Err(difference);
         }
+        self.admits_processor(&machine.processor)?;
         let ram = self.hardware.pages.ram();
         // Huge pages were set aside when RAM was made.
         if ram.kind() != MemoryKind::Huge {
@@ -176,7 +178,17 @@ impl Vm {
             );
         }
         // Before rounds that may take hours.
-        Userfaultfd::open().map(drop).map_err(|error| chain(&error))
+        self.userfaultfd().map(drop)
+    }
+
+    /// One that tells of missing pages as the board's vCPUs need it.
+    fn userfaultfd(&self) -> Result<Userfaultfd, String> {
+        let opened = match self.fault_notice() {
+            FaultNotice::Reader => Userfaultfd::open(),
+            FaultNotice::KernelReader => Userfaultfd::open_for_kernel(),
+            FaultNotice::Thread => Userfaultfd::open_signalling(),
+        };
+        opened.map_err(|error| chain(&error))
     }
 
     pub(crate) fn begin_page_service(
@@ -185,8 +197,8 @@ impl Vm {
     ) -> Result<Arc<FaultPlane>, String> {
         self.require_incoming()?;
         let (ram, placement) = (self.hardware.pages.ram(), self.config.placement());
-        let plane =
-            FaultPlane::for_ram_keeping(ram, placed, placement).map_err(|error| chain(&error))?;
+        let plane = FaultPlane::for_ram_keeping_with(ram, self.userfaultfd()?, placed, placement)
+            .map_err(|error| chain(&error))?;
         self.hardware.pages.arm(plane.clone());
         Ok(plane)
     }
@@ -197,7 +209,7 @@ impl Vm {
         self.require_incoming()?;
         self.hardware.lock_disks().map_err(|error| chain(&error))?;
         if self.arriving_runs
-            && let Err(error) = self.hardware.start(pause + asked.elapsed())
+            && let Err(error) = self.start_hardware(pause + asked.elapsed())
         {
             // Nothing was written.
             let _ = self.hardware.unlock_disks();

@@ -11,11 +11,10 @@ mod collapse;
 mod config;
 mod console;
 mod control;
-mod cpu;
+mod core;
 mod driver;
 mod events;
 mod exit;
-mod fdt;
 mod frozen;
 mod gate;
 mod given_back;
@@ -24,13 +23,11 @@ mod hardware;
 mod heap;
 mod incoming;
 mod lifecycle;
-mod loader;
 mod memory;
 mod migration;
 mod outgoing;
-mod power;
+mod requests;
 mod reset;
-mod sbi;
 mod sessions;
 mod shared;
 mod snapshot;
@@ -40,8 +37,8 @@ mod vcpu;
 mod vm;
 
 pub use config::{
-    AcceleratorKind, BalloonConfig, DriveConfig, FaultPath, Incoming, NetworkConfig, TapSource,
-    VmConfig,
+    AcceleratorKind, BalloonConfig, CpuConfig, DriveConfig, FaultPath, Incoming, NetworkConfig,
+    TapSource, VmConfig,
 };
 pub use console::ConsoleBackend;
 pub use control::{

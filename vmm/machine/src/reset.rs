@@ -3,8 +3,7 @@
 
 use crate::control::{ControlError, RunState, VmEvent};
 use crate::exit::ExitReason;
-use crate::loader::BootFiles;
-use crate::sbi::ResetRequest;
+use crate::requests::ResetRequest;
 use crate::vm::{OUTPUT_BOUND, QUIESCE_BOUND, STOP_BOUND, Vm, VmError, chain};
 use std::time::{Duration, Instant};
 
@@ -32,7 +31,7 @@ impl Vm {
             }
             return Err(error);
         }
-        self.asked.set(None);
+        self.asked.done();
         self.shared.collapse.end();
         self.hardware.finish_output(Instant::now() + OUTPUT_BOUND);
         self.life.reset();
@@ -79,7 +78,7 @@ impl Vm {
         if self.life.require_owner().is_err() || self.asked.get() != Some(request) {
             return;
         }
-        self.asked.set(None);
+        self.asked.done();
         if request == ResetRequest::Shutdown {
             return self.switch_off(true);
         }
@@ -93,14 +92,7 @@ impl Vm {
     }
 
     fn require_kernel(&self) -> Result<(), VmError> {
-        let no_kernel = || {
-            VmError::Config(
-                "there is no kernel to boot; give one with -kernel, or -incoming".into(),
-            )
-        };
-        let kernel = self.config.kernel.as_deref().ok_or_else(no_kernel)?;
-        let files = BootFiles { kernel, initrd: self.config.initrd.as_deref() };
-        Ok(files.readable()?)
+        self.config.boot_files().map_err(VmError::Config)?.readable()
     }
 
     /// Stops the guest, which does not go on: pages that have not arrived are given up.

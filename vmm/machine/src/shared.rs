@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     /// Time that an outgoing migration takes from the vCPUs.
     pub(crate) throttle: Throttle,
     pub(crate) pages: GuestPages,
+    /// The guest's architecture.
+    target: &'static str,
     pub(crate) vcpus: Vec<VcpuView>,
     pub(crate) disks: Vec<DiskView>,
     pub(crate) networks: Vec<NetworkView>,
@@ -49,6 +51,7 @@ impl Shared {
     /// A VM that nobody knows yet.
     pub(crate) fn new(
         life: Lifecycle,
+        target: &'static str,
         pages: GuestPages,
         vcpus: Vec<VcpuView>,
         throttle: Throttle,
@@ -60,6 +63,7 @@ impl Shared {
             migration: MigrationDesk::default(),
             collapse: Collapse::default(),
             throttle,
+            target,
             pages,
             vcpus,
             disks: hardware.disk_views(),
@@ -126,7 +130,8 @@ impl Shared {
     /// For `info cpus`.
     pub(crate) fn cpus(&self) -> Vec<CpuStatus> {
         let describe = |vcpu: &VcpuView| CpuStatus {
-            index: vcpu.hart(),
+            index: vcpu.number(),
+            target: self.target,
             state: match vcpu.activity() {
                 Activity::Stopped => "stopped".into(),
                 Activity::Running => "running".into(),

@@ -1,22 +1,19 @@
 //! The VM, as its driver holds it: starts, stops, resets, saves and loads it.
 
-use crate::board;
+use crate::board::{self, Board, FaultNotice};
 use crate::config::{Incoming, VmConfig};
 use crate::console::ConsoleBackend;
 use crate::control::{ControlError, RunState, VmEvent};
 use crate::driver::Driver;
 use crate::exit::ExitReason;
 use crate::gate::Activity;
-use crate::hardware::{BalloonView, Hardware, Requests};
+use crate::hardware::{BalloonView, Hardware, ram};
 use crate::lifecycle::{Lifecycle, Ownership};
-use crate::loader::{self, BootFiles, LoadError};
-use crate::power::PowerSwitch;
-use crate::sbi::{Asked, HartLink, Sbi};
+use crate::memory::GuestPages;
+use crate::requests::{Asked, Requests};
 use crate::shared::Shared;
 use crate::throttle::Throttle;
 use crate::vcpu::{JOIN_BOUND, Surroundings, VcpuEvent, VcpuThread};
-use crate::{cpu, fdt::TreeConfig};
-use accel::VcpuHandle;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -39,8 +36,11 @@ pub enum VmError {
     #[error("{0}")]
     Config(String),
     /// The guest cannot be booted.
+    #[error("{0}")]
+    Load(Box<dyn std::error::Error + Send + Sync>),
+    /// The accelerator refuses something.
     #[error(transparent)]
-    Load(#[from] LoadError),
+    Accelerator(Box<dyn std::error::Error + Send + Sync>),
     /// Guest RAM cannot be had.
     #[error("cannot have {bytes} bytes of guest RAM")]
     Memory {
@@ -68,6 +68,9 @@ pub enum VmError {
     /// The system refuses a thread.
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
+    /// The guest's clock does not go on.
+    #[error(transparent)]
+    Clock(#[from] accel::ClockError),
     /// The monitor's answer to a command that the VM gave itself at the start.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -78,6 +81,7 @@ pub(crate) struct Vm {
     pub(crate) config: VmConfig,
     pub(crate) life: Lifecycle,
     pub(crate) hardware: Hardware,
+    board: Box<dyn Board>,
     vcpus: Vec<VcpuThread>,
     /// All that writes RAM: vCPUs by the accelerator's log, and this process (devices, loaders,
     /// resets) by that of RAM.
@@ -111,43 +115,37 @@ impl Vm {
         driver: Driver<Self>,
     ) -> Result<Self, VmError> {
         config.check().map_err(VmError::Config)?;
-        let handles: Vec<_> = (0..config.harts).map(|_| VcpuHandle::new()).collect();
         let asked = Asked::default();
         let (board_requests, board_asked) = (driver.clone(), asked.clone());
         let requests: Requests = Arc::new(move |request| {
-            board_asked.set(Some(request));
-            board_requests.post(move |vm| vm.guest_asks(request));
+            if board_asked.ask(request) {
+                board_requests.post(move |vm| vm.guest_asks(request));
+            }
         });
-        let hardware = Hardware::build(&config, console, &handles, requests)?;
+        let pages = GuestPages::new(ram(board::ram_blocks(&config), &config.backend())?);
+        let mut board = board::create(&config, &pages)?;
+        let hardware = Hardware::build(&config, console, &*board, pages, requests)?;
         let ram = hardware.pages.ram();
         let total = ram.layout().total_pages();
-        let harts = (0..).zip(handles.iter().cloned()).collect();
-        let writes = vec![cpu::writes(total, harts), Arc::new(ram.host_writes())];
-        let link = |(hart, handle): (u32, &VcpuHandle)| HartLink {
-            handle: handle.clone(),
-            power: PowerSwitch::new(board::power_on(hart)),
-        };
-        let links: Vec<_> = (0..).zip(&handles).map(link).collect();
-        let sbi = Sbi::new(links.clone().into());
+        let writes = vec![board.writes(), Arc::new(ram.host_writes())];
         let (events, vcpu_asked) = (driver.clone(), asked.clone());
-        let report = Arc::new(move |hart, event| {
-            if let VcpuEvent::Reset(request) = event {
-                vcpu_asked.set(Some(request));
+        let report = Arc::new(move |number, event| {
+            if let VcpuEvent::Reset(request) = event
+                && !vcpu_asked.ask(request)
+            {
+                return;
             }
-            events.post(move |vm: &mut Self| vm.vcpu_reports(hart, event));
+            events.post(move |vm: &mut Self| vm.vcpu_reports(number, event));
         });
         let surroundings = Surroundings {
             bus: hardware.bus.clone(),
-            clock: hardware.clock.clone(),
-            sbi,
+            ports: hardware.ports.clone(),
             pages: hardware.pages.clone(),
-            serial: hardware.serial.clone(),
             report,
         };
         let mut vcpus = Vec::new();
-        for (hart, HartLink { handle, power }) in (0..).zip(links) {
-            let vcpu = cpu::create(hart, handle, &config, &hardware);
-            let thread = VcpuThread::start(hart, vcpu, power, surroundings.clone());
+        for (number, core) in (0..).zip(board.cores(&hardware)?) {
+            let thread = VcpuThread::start(number, core, surroundings.clone());
             vcpus.push(thread.map_err(VmError::Thread)?);
         }
         let life = match config.incoming {
@@ -157,7 +155,14 @@ impl Vm {
         let views = vcpus.iter().map(|vcpu| vcpu.view().clone()).collect();
         let throttle = Throttle::new(vcpus.iter().map(VcpuThread::reach).collect());
         let pages = hardware.pages.clone();
-        let shared = Arc::new(Shared::new(life, pages, views, throttle, &hardware));
+        let shared = Arc::new(Shared::new(
+            life,
+            config.accelerator.target(),
+            pages,
+            views,
+            throttle,
+            &hardware,
+        ));
         if let Some(BalloonView { balloon, .. }) = &shared.balloon {
             let told = Arc::downgrade(&shared);
             balloon.on_change(move |pages| {
@@ -171,6 +176,7 @@ impl Vm {
             config,
             life,
             hardware,
+            board,
             vcpus,
             writes: Arc::new(DirtyLog::new(total, writes)),
             shared,
@@ -183,7 +189,7 @@ impl Vm {
             protecting: None,
             arriving_runs: false,
         };
-        vm.hardware.stop_clock();
+        vm.stop_clock()?;
         vm.hardware.quiesce(Instant::now() + QUIESCE_BOUND)?;
         vm.pristine = vm.save()?;
         Ok(vm)
@@ -220,33 +226,17 @@ impl Vm {
         Ok(())
     }
 
-    /// Loads the kernel into fresh RAM and points the boot hart at it.
+    /// Loads the kernel into fresh RAM and points the first vCPU at it.
     pub(crate) fn boot(&mut self) -> Result<(), VmError> {
         if self.config.prealloc {
             let (ram, bytes) = (self.hardware.pages.ram(), self.config.memory_bytes);
             ram.populate().map_err(|source| VmError::Memory { bytes, source })?;
         }
-        let Some(kernel) = self.config.kernel.clone() else {
-            return Err(VmError::Config(
-                "there is no kernel to boot; give one with -kernel, or -incoming".into(),
-            ));
-        };
-        let files = BootFiles { kernel: &kernel, initrd: self.config.initrd.as_deref() };
-        let tree = TreeConfig {
-            memory_bytes: self.config.memory_bytes,
-            harts: self.config.harts,
-            isa: cpu::ISA,
-            isa_extensions: cpu::ISA_EXTENSIONS,
-            mmu_type: cpu::MMU_TYPE,
-            command_line: &self.config.command_line,
-            initrd: None,
-        };
-        let entry = loader::load(self.hardware.pages.ram(), &files, tree)?;
-        let boot_hart = self.vcpus.first().and_then(VcpuThread::vcpu);
-        let mut vcpu =
-            boot_hart.ok_or_else(|| ControlError::new("the boot hart does not stand still"))?;
-        vcpu.boot(entry.pc, entry.device_tree);
-        Ok(())
+        if self.vcpus.iter().any(|vcpu| vcpu.core().is_none()) {
+            return Err(ControlError::new("a vCPU that is to boot does not stand still").into());
+        }
+        let files = self.config.boot_files().map_err(VmError::Config)?;
+        self.board.boot(self.hardware.pages.ram(), &files)
     }
 
     /// Tells its networks where the guest is.
@@ -281,12 +271,35 @@ impl Vm {
 
     /// The guest goes on; its clock goes on by `pause`.
     pub(crate) fn start_guest(&mut self, pause: Duration) {
-        if let Err(error) = self.hardware.start(pause) {
-            self.trouble = Some(error.to_string());
+        if let Err(error) = self.start_hardware(pause) {
+            self.trouble = Some(chain(&error));
             self.life.halt(RunState::InternalError);
             return self.publish();
         }
         self.enter_guest();
+    }
+
+    /// Clock and devices go on; the clock first goes on by `pause`.
+    ///
+    /// # Errors
+    /// When the clock cannot: nothing goes on then.
+    pub(crate) fn start_hardware(&mut self, pause: Duration) -> Result<(), VmError> {
+        if self.hardware.start_clock(pause)? {
+            self.vcpus.iter().try_for_each(|vcpu| vcpu.start_clock(pause))?;
+        }
+        self.hardware.resume();
+        Ok(())
+    }
+
+    /// The guest's clock stops, at vCPUs that stand still as well.
+    ///
+    /// # Errors
+    /// When the accelerator cannot read the vCPUs' part.
+    fn stop_clock(&mut self) -> Result<(), StateError> {
+        if self.hardware.stop_clock() {
+            self.vcpus.iter().try_for_each(VcpuThread::stop_clock)?;
+        }
+        Ok(())
     }
 
     /// vCPUs go on. The hardware does already.
@@ -323,22 +336,22 @@ impl Vm {
             let bound = deadline.saturating_duration_since(Instant::now());
             let activity = vcpu.await_stopped(bound);
             if !matches!(activity, Activity::Stopped | Activity::Ended) {
-                return Err(self.does_not_stop(vcpu.view().hart()));
+                return Err(self.does_not_stop(vcpu.view().number()));
             }
         }
-        self.hardware.stop_clock();
+        self.stop_clock().map_err(|error| ControlError(chain(&error)))?;
         self.hardware
             .quiesce(Instant::now() + devices)
             .map_err(|busy| ControlError::new(busy.to_string()))
     }
 
-    fn does_not_stop(&self, hart: u32) -> ControlError {
+    fn does_not_stop(&self, number: u32) -> ControlError {
         let waiting = self.hardware.pages.plane().map(|plane| plane.waiting()).unwrap_or_default();
         let why = match waiting.first() {
             Some(page) => format!("waits for {page}, which has not arrived"),
             None => "is still in the middle of an instruction".to_owned(),
         };
-        ControlError::new(format!("hart {hart} {why}; it stops as soon as it can"))
+        ControlError::new(format!("vCPU {number} {why}; it stops as soon as it can"))
     }
 
     /// All state but RAM. The guest stands still.
@@ -364,10 +377,12 @@ impl Vm {
 
     /// Devices and vCPUs are as at power-on. The guest stands still.
     pub(crate) fn load_pristine(&mut self) -> Result<(), StateError> {
-        let pristine = std::mem::take(&mut self.pristine);
-        let loaded = self.load(&pristine);
-        self.pristine = pristine;
-        loaded.map(drop)
+        let mut package = Package::decode(&self.pristine)?;
+        self.hardware.load(&mut package)?;
+        for vcpu in &self.vcpus {
+            vcpu.reset(&mut package)?;
+        }
+        package.finish()
     }
 
     /// The machine is as before its first guest: its memory is the host's, and writable.
@@ -403,24 +418,25 @@ impl Vm {
         self.shared.exit.set(ExitReason::Quit);
     }
 
-    /// Registers of a hart, as text.
+    /// Registers of a vCPU, as text.
     ///
     /// # Errors
-    /// No such hart, or it cannot be stopped to be looked at.
-    pub(crate) fn registers(&mut self, hart: u32) -> Result<String, ControlError> {
+    /// No such vCPU, or it cannot be stopped to be looked at.
+    pub(crate) fn registers(&mut self, number: u32) -> Result<String, ControlError> {
         let running = self.life.state() == RunState::Running;
-        let vcpu = self.vcpus.iter().find(|vcpu| vcpu.view().hart() == hart).ok_or_else(|| {
-            ControlError::new(format!("no hart {hart}; there are {}", self.vcpus.len()))
+        let vcpu = self.vcpus.iter().find(|vcpu| vcpu.view().number() == number);
+        let vcpu = vcpu.ok_or_else(|| {
+            ControlError::new(format!("no vCPU {number}; there are {}", self.vcpus.len()))
         })?;
         if running {
             vcpu.request_stop();
             let _ = vcpu.await_stopped(STOP_BOUND);
         }
-        let text = vcpu.vcpu().map(|vcpu| vcpu.registers());
+        let text = vcpu.core().map(|core| core.vcpu().registers());
         if running {
             vcpu.resume();
         }
-        text.ok_or_else(|| self.does_not_stop(hart))
+        text.ok_or_else(|| self.does_not_stop(number))
     }
 
     /// The machine, as both ends of a migration compare it.
@@ -432,12 +448,13 @@ impl Vm {
             bytes: block.bytes(),
         });
         MachineDescription {
-            board: format!("{} riscv64", board::NAME),
-            harts: self.config.harts,
+            board: self.board.name().to_owned(),
+            vcpus: self.config.vcpus,
             // A page is far smaller than 4 GiB.
             page_bytes: layout.page_size().bytes() as u32,
             blocks: blocks.collect(),
             devices: self.hardware.device_names(),
+            processor: self.board.processor(),
             program: concat!("umem ", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }
@@ -470,13 +487,26 @@ impl Vm {
         }
     }
 
-    fn vcpu_reports(&mut self, hart: u32, event: VcpuEvent) {
+    /// Who is to be told of missing pages that the kernel finds.
+    pub(crate) fn fault_notice(&self) -> FaultNotice {
+        self.board.fault_notice()
+    }
+
+    /// Whether this host has what a guest needs of its processor.
+    ///
+    /// # Errors
+    /// One line that names what it lacks.
+    pub(crate) fn admits_processor(&self, needed: &[String]) -> Result<(), String> {
+        self.board.admits(needed)
+    }
+
+    fn vcpu_reports(&mut self, number: u32, event: VcpuEvent) {
         match event {
             VcpuEvent::Reset(request) => self.guest_asks(request),
             VcpuEvent::Failed(reason) => {
-                log::error!("hart {hart}: {reason}");
+                log::error!("vCPU {number}: {reason}");
                 let _ = self.halt_guest(STOP_BOUND, STOP_BOUND);
-                self.trouble = Some(format!("hart {hart}: {reason}"));
+                self.trouble = Some(format!("vCPU {number}: {reason}"));
                 self.life.halt(RunState::InternalError);
                 self.publish();
             }

@@ -44,11 +44,16 @@ impl VmControl for Recorder {
     }
 
     fn cpus(&self) -> Vec<CpuStatus> {
-        vec![CpuStatus { index: 0, state: "waiting for page 7".into(), thread_id: Some(42) }]
+        vec![CpuStatus {
+            index: 0,
+            target: "riscv64",
+            state: "waiting for page 7".into(),
+            thread_id: Some(42),
+        }]
     }
 
-    fn registers(&self, hart: u32) -> Result<String, ControlError> {
-        self.note(format!("registers {hart}")).map(|()| "pc 80000000".to_owned())
+    fn registers(&self, number: u32) -> Result<String, ControlError> {
+        self.note(format!("registers {number}")).map(|()| "pc 80000000".to_owned())
     }
 
     fn block(&self) -> Vec<BlockStatus> {

@@ -55,12 +55,17 @@ pub(super) static GROUPS: &[(&str, &[OptionRow])] = &[
             many(
                 "machine",
                 "[virt][,accel=tcg|kvm][,memory-backend=ID]",
-                "board and accelerator; accel alone picks its board",
+                "board and accelerator, which decides the guest's architecture: tcg is riscv64 by the\n\
+                 software CPU (default), kvm the host's x86-64; kvm:tcg takes the first that works",
                 values::machine,
             ),
-            many("accel", "tcg|kvm", "accelerator, as -machine accel=", |draft, text| {
-                values::accelerator(draft, text)
-            }),
+            many(
+                "accel",
+                "tcg|kvm[:tcg][,dirty-log=bitmap|ring]",
+                "accelerator, as -machine accel=; dirty-log: where KVM notes what the guest writes\n\
+                 (bitmap, the default, costs less unless RAM is very large and hardly written)",
+                values::accelerator,
+            ),
             one("m", "SIZE", "RAM: 1G, 512M, or a number of MiB (default 128)", |draft, text| {
                 draft.config.memory_bytes = values::memory(text)?;
                 draft.memory_given = true;
@@ -83,9 +88,16 @@ pub(super) static GROUPS: &[(&str, &[OptionRow])] = &[
                     Ok(())
                 },
             ),
-            one("smp", "[cpus=]N", "number of harts, each a thread (default 1)", |draft, text| {
-                values::harts(draft, text)
+            one("smp", "[cpus=]N", "number of vCPUs, each a thread (default 1)", |draft, text| {
+                values::vcpus(draft, text)
             }),
+            one(
+                "cpu",
+                "host[,-FEATURE|,FEATURE=off]...[,kvm-asyncpf=off]",
+                "what the guest sees of the host's processor (accel=kvm): all that can move, without\n\
+                 the features named; kvm-asyncpf=off: KVM does not tell the guest of pages on their way",
+                values::cpu,
+            ),
             one("name", "NAME", "name for errors", |draft, text| {
                 draft.config.name = Some(text.to_owned());
                 Ok(())
@@ -95,9 +107,12 @@ pub(super) static GROUPS: &[(&str, &[OptionRow])] = &[
     (
         "Guest",
         &[
-            one("kernel", "FILE", "kernel: a Linux Image or an ELF file", |draft, text| {
-                path(&mut draft.config.kernel, text)
-            }),
+            one(
+                "kernel",
+                "FILE",
+                "kernel: an ELF file, a Linux Image (riscv64) or bzImage (x86-64)",
+                |draft, text| path(&mut draft.config.kernel, text),
+            ),
             one("initrd", "FILE", "initial RAM disk", |draft, text| {
                 path(&mut draft.config.initrd, text)
             }),
@@ -206,8 +221,8 @@ pub(super) static GROUPS: &[(&str, &[OptionRow])] = &[
             one(
                 "postcopy-fault",
                 "vcpu|uffd",
-                "who finds missing pages: the vCPU in its page walk (default), or the kernel\n\
-                 through userfaultfd",
+                "who finds missing pages: the vCPU in its page walk (default of accel=tcg), or the kernel\n\
+                 through userfaultfd (default of accel=kvm, whose kernel must offer the other)",
                 |draft, text| {
                     draft.fault_path = Some(match text {
                         "vcpu" => FaultPath::Vcpu,
@@ -246,7 +261,7 @@ pub(super) fn find(name: &str) -> Option<&'static OptionRow> {
 /// The help text.
 pub(super) fn help() -> String {
     let mut text = String::from(
-        "Run a virtual machine: riscv64, board 'virt', software CPU.\n\n\
+        "Run a virtual machine: riscv64 on the software CPU, or x86-64 under KVM.\n\n\
          Usage: umem vm [OPTIONS]\n",
     );
     for (heading, rows) in GROUPS {

@@ -130,7 +130,8 @@ fn finish(mut draft: Draft, terminal: bool) -> Result<VmCommand, String> {
     }
     config.command_line = draft.append.unwrap_or_default();
     config.postcopy_flags = draft.postcopy_flags;
-    config.fault_path = draft.fault_path.unwrap_or_default();
+    config.fault_path = draft.fault_path;
+    config.check_options()?;
     Ok(VmCommand { config, serial, monitors, pidfile: draft.pidfile })
 }
 

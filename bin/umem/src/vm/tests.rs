@@ -1,6 +1,6 @@
 use super::parse::{Asked, VmCommand, parse_for};
 use crate::console::SerialSpec;
-use machine::{FaultPath, Incoming, TapSource};
+use machine::{AcceleratorKind, FaultPath, Incoming, TapSource};
 use monitor::{Kind, MonitorSpec, Place};
 
 fn words(line: &str) -> Vec<String> {
@@ -52,7 +52,7 @@ fn a_whole_command_line_lands_in_the_configuration() {
     assert_eq!(drives, [(Some("a,b.raw"), true), (Some("c"), false)]);
     assert!(config.rng && config.start_paused && !config.virtio_console);
     assert_eq!(config.postcopy_flags, Some(1));
-    assert_eq!(config.fault_path, FaultPath::Uffd);
+    assert_eq!(config.fault_path, Some(FaultPath::Uffd));
     assert_eq!(got.monitors, [MonitorSpec { kind: Kind::Json, place: Place::Unix("/q".into()) }]);
     assert_eq!(got.pidfile, Some("p".into()));
 }
@@ -93,8 +93,8 @@ fn stdio_goes_to_whom_qemus_users_expect() {
 }
 
 #[test]
-fn harts_are_counted_as_on_qemu_s_command_line() {
-    for (text, harts) in [
+fn vcpus_are_counted_as_on_qemu_s_command_line() {
+    for (text, vcpus) in [
         ("4", 4),
         ("cpus=3", 3),
         ("sockets=2,cores=2", 4),
@@ -103,10 +103,24 @@ fn harts_are_counted_as_on_qemu_s_command_line() {
     ] {
         let line = words(&format!("-kernel k -smp {text}"));
         match parse_for(&line, false) {
-            Ok(Asked::Run(got)) => assert_eq!(got.config.harts, harts, "{text}"),
+            Ok(Asked::Run(got)) => assert_eq!(got.config.vcpus, vcpus, "{text}"),
             other => panic!("{text}: {other:?}"),
         }
     }
+}
+
+#[test]
+fn accelerator_and_processor_are_as_on_qemu_s_command_line() {
+    let config = |line: &str| command(&format!("-kernel k -accel kvm {line}")).config;
+    assert_eq!(config("-accel tcg").accelerator, AcceleratorKind::Tcg);
+    assert_eq!(config("-machine virt,accel=kvm").accelerator, AcceleratorKind::Kvm);
+    assert!(config("-accel kvm,dirty-log=ring").dirty_ring && !config("").dirty_ring);
+    let first = config("-accel kvm:tcg").accelerator;
+    assert_eq!(first == AcceleratorKind::Kvm, AcceleratorKind::Kvm.works().is_ok());
+    assert_eq!(config("").cpu, None);
+    let cpu = config("-cpu host,-avx512f,+avx,aes=off,sse4_2=on,kvm-asyncpf=off").cpu.unwrap();
+    assert_eq!(cpu.without, ["avx512f", "aes"]);
+    assert!(!cpu.async_page_faults && config("-cpu host").cpu.unwrap().async_page_faults);
 }
 
 #[test]
@@ -150,12 +164,17 @@ fn wrong_options_are_refused_in_one_line() {
         ("-incoming nowhere", "no ':' after its kind"),
         ("-incoming tcp:0:99999", "no number of 0 to 65535"),
         ("-incoming defer -append x", "-append goes only with -kernel"),
-        ("-kernel k -machine accel=kvm", "no KVM accelerator yet"),
-        ("-kernel k -accel kvm", "no KVM accelerator yet"),
+        ("-kernel k -machine accel=xen", "no accelerator 'xen'"),
+        ("-kernel k -accel kvm:hvf", "no accelerator 'hvf'"),
+        ("-kernel k -accel kvm,frob=1", "'frob=1' is not known"),
+        ("-kernel k -accel tcg,dirty-log=ring", "only with accel=kvm"),
+        ("-kernel k -cpu max", "no processor 'max'"),
+        ("-kernel k -cpu host,avx=maybe", "'maybe' is neither on nor off"),
+        ("-kernel k -cpu host,-", "names no feature"),
         ("-kernel k -machine pc", "no machine 'pc'"),
         ("-kernel k -machine virt,frob=1", "'frob=1' is not known"),
-        ("-kernel k -smp 0", "no number of harts"),
-        ("-kernel k -smp 4,sockets=2,cores=3", "4 harts, but sockets, cores and threads make 6"),
+        ("-kernel k -smp 0", "no number of vCPUs"),
+        ("-kernel k -smp 4,sockets=2,cores=3", "4 vCPUs, but sockets, cores and threads make 6"),
         ("-kernel k -smp 4,maxcpus=8", "no maxcpus"),
         ("-kernel k -smp 4,5", "'5' is not known"),
         ("-kernel k -m 0", "0 bytes"),

@@ -3,7 +3,7 @@
 use super::network;
 use super::parse::Draft;
 use crate::console::SerialSpec;
-use machine::{AcceleratorKind, BalloonConfig, DriveConfig, Incoming, VmConfig};
+use machine::{AcceleratorKind, BalloonConfig, CpuConfig, DriveConfig, Incoming};
 use std::path::PathBuf;
 
 /// Splits at single commas; two stand for one.
@@ -27,7 +27,7 @@ pub(super) fn machine(draft: &mut Draft, text: &str) -> Result<(), String> {
             Some(("type", name)) => board(name)?,
             Some(("accel", name)) => accelerator(draft, name)?,
             Some(("memory-backend", id)) => draft.memory_backend = Some(id.to_owned()),
-            _ => return Err(format!("'{part}' is not known; use virt,accel=tcg")),
+            _ => return Err(format!("'{part}' is not known; use virt,accel=kvm|tcg")),
         }
     }
     Ok(())
@@ -40,21 +40,61 @@ fn board(name: &str) -> Result<(), String> {
     }
 }
 
-/// Takes the first of `kvm:tcg` that this version has.
-pub(super) fn accelerator(draft: &mut Draft, names: &str) -> Result<(), String> {
-    let mut kvm = false;
-    for name in names.split(':') {
-        match name {
-            "tcg" => {
-                draft.config.accelerator = AcceleratorKind::Tcg;
-                return Ok(());
-            }
-            "kvm" => kvm = true,
-            _ => return Err(format!("there is no accelerator '{name}'; this version has tcg")),
+/// Takes the first of `kvm:tcg` that works here, or the last.
+pub(super) fn accelerator(draft: &mut Draft, text: &str) -> Result<(), String> {
+    let parts = parts(text);
+    let (names, options) = parts.split_first().ok_or("it is empty")?;
+    for option in options {
+        match option.split_once('=') {
+            Some(("dirty-log", "ring")) => draft.config.dirty_ring = true,
+            Some(("dirty-log", "bitmap")) => draft.config.dirty_ring = false,
+            _ => return Err(format!("'{option}' is not known; use dirty-log=bitmap|ring")),
         }
     }
-    debug_assert!(kvm, "the loop leaves early otherwise");
-    Err("this version has no KVM accelerator yet, only the software CPU; use accel=tcg".to_owned())
+    let mut named = Vec::new();
+    for name in names.split(':') {
+        named.push(match name {
+            "tcg" => AcceleratorKind::Tcg,
+            "kvm" => AcceleratorKind::Kvm,
+            _ => return Err(format!("there is no accelerator '{name}'; there are kvm and tcg")),
+        });
+    }
+    let works = |kind: &&AcceleratorKind| kind.works().is_ok();
+    if let Some(kind) = named.iter().find(works).or(named.last()) {
+        draft.config.accelerator = *kind;
+    }
+    Ok(())
+}
+
+/// `host`, then features as `-avx512f`, `avx512f=off`, and `kvm-asyncpf=off`.
+pub(super) fn cpu(draft: &mut Draft, text: &str) -> Result<(), String> {
+    let mut cpu = CpuConfig::default();
+    for (place, part) in parts(text).iter().enumerate() {
+        if place == 0 {
+            if part != "host" {
+                return Err(format!("there is no processor '{part}'; use host"));
+            }
+            continue;
+        }
+        let (name, on) =
+            match (part.strip_prefix('-'), part.strip_prefix('+'), part.split_once('=')) {
+                (Some(name), ..) => (name, false),
+                (_, Some(name), _) => (name, true),
+                (.., Some((name, "off"))) => (name, false),
+                (.., Some((name, "on"))) => (name, true),
+                (.., Some((_, value))) => return Err(format!("'{value}' is neither on nor off")),
+                _ => (part.as_str(), true),
+            };
+        match (name, on) {
+            ("", _) => return Err(format!("'{part}' names no feature")),
+            ("kvm-asyncpf", on) => cpu.async_page_faults = on,
+            // All that the host has is there already.
+            (_, true) => {}
+            (name, false) => cpu.without.push(name.to_owned()),
+        }
+    }
+    draft.config.cpu = Some(cpu);
+    Ok(())
 }
 
 /// Bytes of `1G`, `512M`, `size=1024`; a bare number counts MiB.
@@ -82,7 +122,7 @@ pub(crate) fn memory(text: &str) -> Result<u64, String> {
 }
 
 /// `4`, `cpus=4`, or a topology, whose product is the number: the board has no levels to tell apart.
-pub(super) fn harts(draft: &mut Draft, text: &str) -> Result<(), String> {
+pub(super) fn vcpus(draft: &mut Draft, text: &str) -> Result<(), String> {
     let mut cpus = None;
     let mut product: Option<u32> = None;
     for (place, part) in parts(text).iter().enumerate() {
@@ -90,14 +130,14 @@ pub(super) fn harts(draft: &mut Draft, text: &str) -> Result<(), String> {
         let bare = !part.contains('=');
         let value = number.parse::<u32>().ok().filter(|&number| number > 0);
         let value =
-            value.ok_or_else(|| format!("'{part}' is no number of harts; use 1 or more"))?;
+            value.ok_or_else(|| format!("'{part}' is no number of vCPUs; use 1 or more"))?;
         match name {
             "cpus" if !bare || place == 0 => cpus = Some(value),
             "sockets" | "dies" | "clusters" | "cores" | "threads" => {
                 product = Some(product.unwrap_or(1).saturating_mul(value));
             }
             "maxcpus" => {
-                return Err("harts cannot be added later: there is no maxcpus, use cpus".into());
+                return Err("vCPUs cannot be added later: there is no maxcpus, use cpus".into());
             }
             _ => return Err(format!("'{part}' is not known; use cpus=N")),
         }
@@ -105,13 +145,9 @@ pub(super) fn harts(draft: &mut Draft, text: &str) -> Result<(), String> {
     if let (Some(cpus), Some(product)) = (cpus, product)
         && cpus != product
     {
-        return Err(format!("{cpus} harts, but sockets, cores and threads make {product}"));
+        return Err(format!("{cpus} vCPUs, but sockets, cores and threads make {product}"));
     }
-    let harts = cpus.or(product).unwrap_or(1);
-    if harts > VmConfig::MOST_HARTS {
-        return Err(format!("{harts} harts: the board has 1 to {}", VmConfig::MOST_HARTS));
-    }
-    draft.config.harts = harts;
+    draft.config.vcpus = cpus.or(product).unwrap_or(1);
     Ok(())
 }
 

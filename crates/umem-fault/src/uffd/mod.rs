@@ -18,6 +18,9 @@ impl Features {
     pub const MISSING_HUGETLBFS: Self = Self(1 << 4);
     /// Missing pages of shared memory.
     pub const MISSING_SHMEM: Self = Self(1 << 5);
+    /// A thread that touches a missing page gets a signal, or an error from its system call; nobody is told
+    /// of the fault.
+    pub const SIGBUS: Self = Self(1 << 7);
     /// The thread that faults is told.
     pub const THREAD_ID: Self = Self(1 << 8);
     /// Pages in a file on hugetlbfs that are not mapped.

@@ -58,7 +58,8 @@ pub(crate) struct World {
 fn machine() -> MachineDescription {
     MachineDescription {
         board: "model".into(),
-        harts: 1,
+        vcpus: 1,
+        processor: vec![],
         page_bytes: 4096,
         blocks: vec![Block { name: "ram".into(), address: 0, bytes: PAGES * 4096 }],
         devices: vec![],

@@ -10,7 +10,7 @@ mod state;
 
 use crate::cpu::Mode;
 use crate::{Hart, HartConfig};
-use accel::{GuestClock, PagePresence, Vcpu, VcpuHandle, VmEntry, VmExit};
+use accel::{GuestClock, PagePresence, RiscvVcpu, Vcpu, VcpuHandle, VmEntry, VmExit};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use umem_memory::{Backend, GuestAddress, GuestRam, PageIndex, PageSize, RamBlockSpec, RamLayout};

@@ -2,7 +2,7 @@
 
 use crate::probe::{self, Observation, Probe};
 use crate::program::{BASE, Image, TRAP_CALL};
-use accel::{GuestClock, Vcpu, VcpuHandle, VmEntry, VmExit};
+use accel::{GuestClock, RiscvVcpu, Vcpu, VcpuHandle, VmEntry, VmExit};
 use accel_tcg::{Hart, HartConfig};
 use std::fmt;
 use std::sync::Arc;

@@ -4,7 +4,7 @@
 use super::*;
 use crate::config::DriveConfig;
 use crate::driver::{Inbox, channel};
-use crate::sbi::ResetRequest;
+use crate::requests::ResetRequest;
 use std::path::PathBuf;
 use umem_fault::FaultPlane;
 use umem_link::Mode;
@@ -50,7 +50,7 @@ fn notes(vm: &Vm) -> String {
 fn a_guest_that_asks_to_be_reset_is_not_moved_and_the_request_is_not_lost() {
     let (mut vm, _inbox) = running(Vec::new());
     // As a vCPU does just before it stops; the driver hears of it after the stop.
-    vm.asked.set(Some(ResetRequest::Reboot));
+    assert!(vm.asked.ask(ResetRequest::Reboot));
     let error = vm.stop_for_migration().err().unwrap();
     assert!(error.0.contains("asks to be reset"), "{error}");
     assert_eq!((vm.life.ownership(), vm.life.state()), (Ownership::Owner, RunState::Running));
@@ -136,7 +136,7 @@ fn an_incoming_guest_that_is_given_up_leaves_no_memory_and_room_for_the_next() {
         vm.abandon_arrival();
         assert!(vm.hardware.pages.plane().is_none());
         let mut byte = [1];
-        vm.hardware.pages.ram().read_at(GuestAddress(board::RAM_BASE), &mut byte).unwrap();
+        vm.hardware.pages.ram().read_at(GuestAddress(board::RISCV_RAM_BASE), &mut byte).unwrap();
         assert_eq!(byte, [0], "its memory is given back");
     }
 }
@@ -156,7 +156,7 @@ fn memory_of_a_guest_that_has_arrived_is_never_emptied_for_another() {
     assert!(begin(&mut vm).is_err());
     vm.abandon_arrival();
     let mut byte = [0];
-    vm.hardware.pages.ram().read_at(GuestAddress(board::RAM_BASE), &mut byte).unwrap();
+    vm.hardware.pages.ram().read_at(GuestAddress(board::RISCV_RAM_BASE), &mut byte).unwrap();
     assert_eq!(byte, [7]);
 }
 
@@ -179,7 +179,7 @@ fn a_guest_with_lost_pages_does_not_move_and_a_reset_makes_it_whole() {
     vm.reset().unwrap();
     assert!(vm.require_no_lost_pages().is_ok());
     let mut byte = [1];
-    let address = GuestAddress(board::RAM_BASE + 5 * 4096);
+    let address = GuestAddress(board::RISCV_RAM_BASE + 5 * 4096);
     vm.hardware.pages.ram().read_at(address, &mut byte).unwrap();
 }
 
@@ -193,7 +193,7 @@ fn a_guest_that_asks_for_a_reset_while_its_memory_arrives_needs_no_more_of_it() 
         vm.life.arrived(true);
         let resets = vm.shared.events.listen();
         if asks {
-            vm.asked.set(Some(ResetRequest::Reboot));
+            assert!(vm.asked.ask(ResetRequest::Reboot));
             vm.guest_asks(ResetRequest::Reboot);
         } else {
             vm.reset().unwrap();
@@ -205,7 +205,7 @@ fn a_guest_that_asks_for_a_reset_while_its_memory_arrives_needs_no_more_of_it() 
         assert!(plane.install_fill(PageRange::new(PageIndex(200), 1), 0xa5).is_err());
         vm.stop().unwrap();
         let mut byte = [1];
-        vm.hardware.pages.ram().read_at(GuestAddress(board::RAM_BASE), &mut byte).unwrap();
+        vm.hardware.pages.ram().read_at(GuestAddress(board::RISCV_RAM_BASE), &mut byte).unwrap();
         assert_ne!(byte, [0xa5]);
     }
 }
@@ -237,5 +237,5 @@ fn the_clock_stands_still_in_a_pause_and_goes_on_over_a_migration_that_failed() 
     let pause = since.elapsed();
     vm.take_back();
     let ticks = u64::try_from(pause.as_nanos() / 100).unwrap();
-    assert!(clock.now() >= stopped + ticks, "it went on by the pause");
+    assert!(clock.save().ticks >= stopped + ticks, "it went on by the pause");
 }

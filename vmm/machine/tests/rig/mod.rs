@@ -27,7 +27,7 @@ pub(crate) fn config(incoming: bool, path: FaultPath) -> VmConfig {
         command_line: "fill=50 rate=2000 beat_us=2000".to_owned(),
         incoming: if incoming { Incoming::Defer } else { Incoming::No },
         postcopy: incoming,
-        fault_path: path,
+        fault_path: Some(path),
         ..VmConfig::default()
     }
 }

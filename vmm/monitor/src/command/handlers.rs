@@ -87,7 +87,7 @@ pub(super) fn cpus(vm: &dyn VmControl, _: &Args) -> Answer {
         json!({
             "cpu-index": cpu.index,
             "thread-id": cpu.thread_id,
-            "target": "riscv64",
+            "target": cpu.target,
             "x-umem-state": cpu.state,
         })
     });
@@ -95,10 +95,10 @@ pub(super) fn cpus(vm: &dyn VmControl, _: &Args) -> Answer {
 }
 
 pub(super) fn registers(vm: &dyn VmControl, args: &Args) -> Answer {
-    let hart = args.number("hart").unwrap_or(0);
-    let hart = u32::try_from(hart)
-        .map_err(|_| ControlError::new(format!("there is no hart {hart}; see 'info cpus'")))?;
-    let mut text = vm.registers(hart)?;
+    let number = args.number("cpu").unwrap_or(0);
+    let number = u32::try_from(number)
+        .map_err(|_| ControlError::new(format!("there is no vCPU {number}; see 'info cpus'")))?;
+    let mut text = vm.registers(number)?;
     let json = json!({ "text": text });
     if !text.ends_with('\n') {
         text.push('\n');

@@ -71,15 +71,15 @@ pub(crate) static TABLE: &[Command] = &[
         aliases: &[],
         json: Some("query-cpus-fast"),
         args: &[],
-        help: "show the harts and what they do",
+        help: "show the vCPUs and what they do",
         run: handlers::cpus,
     },
     Command {
         text: Some("info registers"),
         aliases: &[],
         json: Some("x-umem-query-registers"),
-        args: &[may("hart", Number)],
-        help: "show the registers of a hart (0)",
+        args: &[may("cpu", Number)],
+        help: "show the registers of a vCPU (0)",
         run: handlers::registers,
     },
     Command {

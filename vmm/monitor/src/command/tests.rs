@@ -129,7 +129,7 @@ fn wrong_input_is_refused_with_the_reason() {
         ("migrate -p tcp:h:1 1 2 3", "'3' is one word too many"),
         ("migrate -x tcp:h:1", "no option -x"),
         ("migrate_resolve me", "'me' is none of source, destination"),
-        ("info registers 4294967296", "no hart 4294967296"),
+        ("info registers 4294967296", "no vCPU 4294967296"),
         ("stop now", "one word too many"),
         ("info nothing", "nothing is known about 'nothing'"),
         ("frobnicate \x1b[2J", "unknown command: 'frobnicate'"),

@@ -71,8 +71,9 @@ fn what_the_vmm_writes_for_the_guest_is_found() {
     // The loader.
     vm.boot().unwrap();
     let loaded = collected(&live);
-    let page =
-        |offset: u64| live.ram.layout().page_of(GuestAddress(board::RAM_BASE + offset)).unwrap();
+    let page = |offset: u64| {
+        live.ram.layout().page_of(GuestAddress(board::RISCV_RAM_BASE + offset)).unwrap()
+    };
     assert!(loaded.test(page(2 << 20)), "the kernel");
     assert!(loaded.count() < loaded.pages(), "and no more than it wrote");
     let mut held = vec![0; 4096];
