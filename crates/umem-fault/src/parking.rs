@@ -87,6 +87,11 @@ impl Parking {
         (0..self.spots.len()).for_each(|spot| self.wake_spot(spot));
     }
 
+    /// Whether everybody is let go.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
     /// Some of the pages that threads wait for.
     pub(crate) fn sample(&self, at_most: usize) -> Vec<u64> {
         let mut pages = Vec::new();

@@ -23,6 +23,22 @@ pub trait PageRequester: Send + Sync {
     /// Asks for pages. All that are needed at once come in one call.
     fn request(&self, pages: &[PageIndex]);
 
+    /// The calling thread is about to ask for pages: takes in what has arrived and not been read, which may
+    /// be those. Waits for nothing.
+    fn look(&self) {}
+
+    /// The calling thread, which has asked for pages or knows that they were asked for, waits: what
+    /// arrives may be taken in by it, until there is `enough`. May return at any time before, and does
+    /// before long if nothing comes.
+    fn attend(&self, enough: &dyn Fn() -> bool) {
+        let _ = enough;
+    }
+
+    /// As [`Self::request`], by a thread that attends next: nobody else has to.
+    fn request_attended(&self, pages: &[PageIndex]) {
+        self.request(pages);
+    }
+
     /// Says that the content of these pages does not matter any more. They will come all the same, as
     /// zeroes where the source can still spare them; who has no way to say so does nothing.
     fn remove(&self, runs: &[PageRange]) {
@@ -155,15 +171,25 @@ impl FaultPlane {
         *self.requester.write().unwrap_or_else(PoisonError::into_inner) = Some(requester);
     }
 
+    /// Where pages are asked for. Without one they stay marked as requested, for the link to come.
+    fn requester(&self) -> Option<Arc<dyn PageRequester>> {
+        self.requester.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub(crate) fn request(&self, pages: &[PageIndex]) {
-        if pages.is_empty() {
-            return;
-        }
-        let requester = self.requester.read().unwrap_or_else(PoisonError::into_inner).clone();
-        // Without one the pages stay marked as requested, for the link to come.
-        if let Some(requester) = requester {
+        if let Some(requester) = self.requester().filter(|_| !pages.is_empty()) {
             requester.request(pages);
         }
+    }
+
+    /// Asks for pages, and takes in what arrives until there is `enough`, or the requester has had its
+    /// time.
+    fn fetch(&self, wanted: &[PageIndex], enough: &dyn Fn() -> bool) {
+        let Some(requester) = self.requester() else { return };
+        if !wanted.is_empty() {
+            requester.request_attended(wanted);
+        }
+        requester.attend(enough);
     }
 
     /// The guest does not need what these pages hold. Those that are missing, and that nobody waits for,
@@ -180,8 +206,7 @@ impl FaultPlane {
                 _ => runs.push(PageRange::one(page)),
             }
         }
-        let requester = self.requester.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(requester) = requester.filter(|_| !runs.is_empty()) {
+        if let Some(requester) = self.requester().filter(|_| !runs.is_empty()) {
             requester.remove(&runs);
         }
         runs.iter().map(|run| run.count).sum()
@@ -238,6 +263,9 @@ impl FaultPlane {
             return Waited::Present;
         }
         let started = Instant::now();
+        if let Some(requester) = self.requester() {
+            requester.look();
+        }
         let mut wanted = Vec::new();
         for &page in pages {
             match self.claim(page) {
@@ -247,7 +275,9 @@ impl FaultPlane {
             }
             self.claim_rest(page, &mut wanted);
         }
-        self.request(&wanted);
+        let settled = |page: &PageIndex| self.table.is_settled(*page);
+        let over = || interrupt.is_raised() || self.table.is_closed();
+        self.fetch(&wanted, &|| pages.iter().all(settled) || over());
         for &page in pages {
             if self.table.is_present(page) {
                 continue;

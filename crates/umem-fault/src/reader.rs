@@ -1,6 +1,7 @@
 //! The thread that reads faults from the kernel.
 
 use crate::plane::FaultPlane;
+use crate::promptly::run_promptly;
 use crate::state::{Arrival, Claim};
 use crate::uffd::{FaultEvent, Features, Userfaultfd};
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
@@ -29,6 +30,7 @@ impl Reader {
         let end = stop.clone();
         let plane = Arc::downgrade(plane);
         let thread = std::thread::Builder::new().name("fault-reader".into()).spawn(move || {
+            run_promptly();
             if let Err(error) = read_faults(&plane, &uffd, &end) {
                 log::error!("faults can no longer be read from the kernel: {error}");
             }

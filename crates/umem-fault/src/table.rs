@@ -83,6 +83,11 @@ impl PageTable {
         self.state(page) == PageState::Present
     }
 
+    /// Whether waiting for a page is over: it is here, or never will be.
+    pub(crate) fn is_settled(&self, page: PageIndex) -> bool {
+        matches!(self.state(page), PageState::Present | PageState::Poisoned)
+    }
+
     /// Moves a page from one of some states to another; where it was, if that was one of them.
     /// `mask` says which bits are overwritten: the mark of those who wait stays or goes with it.
     fn step(&self, page: PageIndex, from: &[PageState], to: PageState, mask: u64) -> Option<u64> {
@@ -229,6 +234,11 @@ impl PageTable {
     /// Lets everybody go who waits, now and later, as if interrupted.
     pub(crate) fn close(&self) {
         self.parking.close();
+    }
+
+    /// Whether nobody may wait any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.parking.is_closed()
     }
 
     /// Number of pages by state; costs nothing.

@@ -11,6 +11,7 @@ pub use socket::from_socket;
 
 use std::fmt;
 use std::io::{Read, Write};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// Bytes that went through a connection.
@@ -46,6 +47,11 @@ pub trait ChannelControl: Send + Sync {
     fn counts(&self) -> ByteCounts;
     /// The other end's address, for people.
     fn peer(&self) -> String;
+    /// What can be polled to learn whether the reader has something to give; `None` where only reading
+    /// tells.
+    fn readable(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
     /// Whether the peer could be reached by connecting again.
     fn can_reconnect(&self) -> bool {
         true

@@ -5,6 +5,7 @@ use crate::socket::tcp_info;
 use socket2::{Domain, Socket};
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -52,6 +53,10 @@ impl ChannelControl for Shared {
 
     fn peer(&self) -> String {
         self.peer.clone()
+    }
+
+    fn readable(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.as_fd())
     }
 
     fn can_reconnect(&self) -> bool {

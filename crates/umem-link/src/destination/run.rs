@@ -2,7 +2,7 @@
 
 use super::{Event, Shared, View};
 use crate::channel::Channel;
-use crate::lane::{Arrivals, CreditGiver, LaneError, PageReceiver, RequestLane, Store};
+use crate::lane::{Arrivals, CreditGiver, DemandLane, LaneError, PageReceiver, RequestLane, Store};
 use crate::lanes::{Lanes, give_way};
 use crate::meter::Meter;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use umem_fault::{FaultPlane, PageRequester};
+use umem_fault::{FaultPlane, PageRequester, run_promptly};
 use umem_migrate::{Destination, DestinationAction, DestinationEvent, DestinationState};
 use umem_wire::{MachineDescription, Mode, Ownership, Role, SessionId, ToDestination, ToSource};
 
@@ -417,21 +417,17 @@ impl Runner<'_> {
             RequestLane::new(channel.writer, self.arrivals.requests.clone(), move |error| {
                 failed(&LaneError::Io(error));
             });
-        let lane = Arc::new(requests);
-        let requests: Arc<dyn PageRequester> = lane.clone();
+        let ended = self.lane_ended("demand", store);
+        let (reader, receiver) = (channel.reader, self.receiver(store));
+        let lane = DemandLane::new(requests, reader, channel.control, receiver, ended);
+        let lane = Arc::new(lane);
         if let Some(plane) = &self.plane {
-            plane.set_requester(requests.clone());
+            plane.set_requester(lane.clone());
         }
-        self.requester = Some(requests);
-        let (receiver, ended) = (self.receiver(store), self.lane_ended("demand", store));
+        self.requester = Some(lane.clone());
         self.lanes.spawn("demand-in", move || {
-            let mut heard = |_| {
-                lane.answered();
-                Ok(())
-            };
-            if let Err(error) = receiver.run(channel.reader, &mut heard) {
-                ended(&error);
-            }
+            run_promptly();
+            lane.serve();
         })
     }
 

@@ -38,24 +38,43 @@ impl FrameReader {
 
     /// The next frame.
     pub(crate) fn next(&mut self) -> Result<Frame<'_>, LaneError> {
-        loop {
-            let there = self.buffer.get(self.start..self.end).unwrap_or_default();
-            let Some(head) = there.first_chunk() else {
-                self.fill(FRAME_HEAD_BYTES, READ_AHEAD)?;
-                continue;
-            };
-            let head = FrameHead::decode(*head, self.limit)?;
-            let whole = FRAME_HEAD_BYTES + head.body_len();
-            if there.len() < whole {
-                // Not far beyond its end, so that nothing large has to be moved to the front.
-                self.fill(whole, whole - there.len() + FRAME_HEAD_BYTES)?;
-                continue;
-            }
-            let body = self.start + FRAME_HEAD_BYTES..self.start + whole;
-            self.start += whole;
-            let body = self.buffer.get(body).unwrap_or_default();
-            return Ok(Frame { kind: head.kind, body });
+        while !self.has_whole()? {
+            self.read_on()?;
         }
+        let there = self.buffer.get(self.start..self.end).unwrap_or_default();
+        let (Some(head), limit) = (there.first_chunk(), self.limit) else {
+            return Err(LaneError::Torn);
+        };
+        let head = FrameHead::decode(*head, limit)?;
+        let whole = FRAME_HEAD_BYTES + head.body_len();
+        let body = there.get(FRAME_HEAD_BYTES..whole).unwrap_or_default();
+        self.start += whole;
+        Ok(Frame { kind: head.kind, body })
+    }
+
+    /// Whether the next frame can be had without reading.
+    pub(crate) fn has_whole(&self) -> Result<bool, LaneError> {
+        Ok(self.lacking()?.is_none())
+    }
+
+    /// Reads once, some of what the next frame lacks; waits until there is something.
+    pub(crate) fn read_on(&mut self) -> Result<(), LaneError> {
+        match self.lacking()? {
+            Some((whole, most)) => self.fill(whole, most),
+            None => Ok(()),
+        }
+    }
+
+    /// Bytes of the next frame as far as is known, and how many to read at most; `None` when it is here.
+    fn lacking(&self) -> Result<Option<(usize, usize)>, LaneError> {
+        let there = self.buffer.get(self.start..self.end).unwrap_or_default();
+        let Some(head) = there.first_chunk() else {
+            return Ok(Some((FRAME_HEAD_BYTES, READ_AHEAD)));
+        };
+        let whole = FRAME_HEAD_BYTES + FrameHead::decode(*head, self.limit)?.body_len();
+        // Not far beyond its end, so that nothing large has to be moved to the front.
+        let most = whole.saturating_sub(there.len()) + FRAME_HEAD_BYTES;
+        Ok((there.len() < whole).then_some((whole, most)))
     }
 
     /// Reads at most `most` bytes more, with room for a frame of `whole` bytes at the start.

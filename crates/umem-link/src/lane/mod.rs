@@ -1,6 +1,7 @@
 //! Lanes: connections with a role, and what runs on them.
 
 mod credit;
+mod demand;
 mod frames;
 mod receive;
 mod request;
@@ -8,6 +9,7 @@ mod send;
 mod store;
 
 pub(crate) use credit::{CreditGiver, CreditWindow};
+pub(crate) use demand::DemandLane;
 pub(crate) use frames::{Frame, FrameReader};
 pub(crate) use receive::{Arrivals, PageReceiver};
 pub(crate) use request::{RequestCounts, RequestLane};

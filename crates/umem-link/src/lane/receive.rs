@@ -81,20 +81,32 @@ impl PageReceiver {
         reader: Box<dyn Read + Send>,
         dealt_with: &mut dyn FnMut(u64) -> Result<(), LaneError>,
     ) -> Result<(), LaneError> {
-        let page_bytes = self.layout.page_size().len();
-        let mut frames = FrameReader::new(reader, PagesFrame::max_body(page_bytes));
+        let mut frames = self.frames(reader);
         let mut round = 0;
         loop {
             let frame = frames.next()?;
-            let bytes = frame.wire_bytes();
-            let placed = self.take_in(&frame, page_bytes, &mut round);
-            // Copies that come once all pages are here find page service gone. They are read all the
-            // same: over a connection that carries everything, the source's last word is behind them.
-            if !self.all_arrived() {
-                placed?;
-            }
-            dealt_with(bytes)?;
+            dealt_with(self.receive(&frame, &mut round)?)?;
         }
+    }
+
+    /// Frames of pages, from a connection.
+    pub(super) fn frames(&self, reader: Box<dyn Read + Send>) -> FrameReader {
+        FrameReader::new(reader, PagesFrame::max_body(self.page_bytes()))
+    }
+
+    fn page_bytes(&self) -> usize {
+        self.layout.page_size().len()
+    }
+
+    /// Takes a frame's pages in; its bytes on the wire. `round` is the newest that this lane has ended.
+    pub(super) fn receive(&self, frame: &Frame<'_>, round: &mut u32) -> Result<u64, LaneError> {
+        let placed = self.take_in(frame, self.page_bytes(), round);
+        // Copies that come once all pages are here find page service gone. They are read all the
+        // same: over a connection that carries everything, the source's last word is behind them.
+        if !self.all_arrived() {
+            placed?;
+        }
+        Ok(frame.wire_bytes())
     }
 
     fn all_arrived(&self) -> bool {

@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use umem_fault::PageRequester;
 use umem_memory::{PageIndex, PageRange};
 use umem_wire::{MAX_REMOVE_RUNS, MAX_REQUEST_PAGES, encode_remove, encode_request};
 
@@ -105,13 +104,15 @@ impl RequestLane {
     }
 }
 
-impl PageRequester for RequestLane {
-    fn request(&self, pages: &[PageIndex]) {
+impl RequestLane {
+    /// Asks for pages; does not wait for them.
+    pub(super) fn request(&self, pages: &[PageIndex]) {
         self.queue().wanted.extend(pages.iter().map(|page| page.0));
         self.flush();
     }
 
-    fn remove(&self, runs: &[PageRange]) {
+    /// Says that these are not wanted any more, as far as the source reads.
+    pub(super) fn remove(&self, runs: &[PageRange]) {
         let runs: Vec<_> = runs.iter().map(|run| (run.start.0, run.count)).collect();
         // Those left out come as they are: nothing is wrong, and a guest that gives back faster than the
         // source reads costs neither memory here nor anybody's time.

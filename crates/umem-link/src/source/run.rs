@@ -12,6 +12,7 @@ use std::io::{Read, Write};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
+use umem_fault::run_promptly;
 use umem_memory::FrozenRam;
 use umem_migrate::{Source, SourceAction, SourceEvent, SourceState};
 use umem_wire::{ToDestination, ToSource};
@@ -428,6 +429,7 @@ impl Runner<'_> {
         let ended = self.lane_ended("demand");
         let shared = self.shared.clone();
         let serve = move || {
+            run_promptly();
             let mut go_on = || shared.gate.pass(0);
             ended(sender.serve_demand(demand.reader, demand.writer, &mut go_on));
         };

@@ -91,7 +91,7 @@ fn a_machine_that_differs_is_refused_with_the_numbers() {
     vm.harts = 4;
     let source = Source::start(world.target(), Arc::new(vm), SourceOptions::default());
     let why = source.failed();
-    assert!(why.contains("harts (-smp) 4, this VM has 1"), "{why}");
+    assert!(why.contains("vCPUs (-smp) 4, this VM has 1"), "{why}");
     let vm = Arc::new(crate::vms::SourceMachine::new(PAGES * 2, &world.ledger));
     wait_for("a listener that is free", || {
         let source = Source::start(world.target(), vm.clone(), SourceOptions::default());

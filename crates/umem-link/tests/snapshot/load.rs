@@ -156,7 +156,7 @@ fn another_machine_is_refused_with_the_difference() {
     let saved = Saved::new();
     for options in [WHOLE, POSTCOPY] {
         let why = saved.load_into(options, |vm| vm.harts = 2).failed();
-        assert!(why.contains("harts"), "{why}");
+        assert!(why.contains("vCPUs"), "{why}");
     }
 }
 

@@ -53,7 +53,8 @@ fn describe(layout: &RamLayout, harts: u32) -> MachineDescription {
     };
     MachineDescription {
         board: "test".into(),
-        harts,
+        vcpus: harts,
+        processor: vec![],
         page_bytes: PAGE as u32,
         blocks: layout.blocks().iter().map(block).collect(),
         devices: vec!["console".into()],
