@@ -44,8 +44,8 @@ void workers_start(unsigned count);
 void worker_aside(unsigned worker);
 /* Whether all went well with that, and what to say of it in a verdict's line. */
 bool aside_good(void);
-/* Alters something of it without recording that, so that it must be found. */
-void aside_damage(void);
+/* Alters something of it without recording that, so that it must be found; which is what the byte says, `r` or `k`. */
+void aside_damage(int byte);
 /* Forgets what was measured until now. */
 void aside_mark(void);
 void aside_fields(void);

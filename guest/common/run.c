@@ -128,7 +128,8 @@ static void verify(void)
     histogram_reset(&touch);
     for (unsigned worker = 0; worker < run.workers; worker++)
         histogram_merge(&touch, &pacing[worker].touch);
-    line_text(v.ok && aside_good() ? "verdict ok" : "verdict bad");
+    bool good = aside_good();
+    line_text(v.ok && good ? "verdict ok" : "verdict bad");
     field(" checked_pages=", v.checked);
     field(" bad_pages=", v.bad);
     line_text(" first_bad=");
@@ -169,8 +170,8 @@ static void obey(int byte)
         mark();
     else if (byte == 'd')
         pool_damage();
-    else if (byte == 'r')
-        aside_damage();
+    else if (byte == 'r' || byte == 'k')
+        aside_damage(byte);
     else if (byte == 'q') {
         line_text("bye");
         line_end();

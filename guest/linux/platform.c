@@ -121,8 +121,9 @@ bool aside_good(void)
     return true;
 }
 
-void aside_damage(void)
+void aside_damage(int byte)
 {
+    (void)byte;
 }
 
 void aside_mark(void)

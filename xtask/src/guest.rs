@@ -22,7 +22,7 @@ pub(crate) const X86_64_COMPILER: Compiler = (
 );
 
 /// Freestanding, and the same bytes wherever it is built: no build id, no paths, no comments.
-const FLAGS: [&str; 18] = [
+const FLAGS: [&str; 19] = [
     "-ffreestanding",
     "-nostdlib",
     "-static",
@@ -35,6 +35,7 @@ const FLAGS: [&str; 18] = [
     "-fno-stack-protector",
     "-fno-asynchronous-unwind-tables",
     "-I../shared",
+    "-I../devices",
     "-I../../common",
     "-Wl,--build-id=none",
     "-Wl,-s",
@@ -48,6 +49,8 @@ struct TestGuest {
     architecture: &'static str,
     compiler: Compiler,
     flags: &'static [&'static str],
+    /// Folders with C files, seen from its own: that, what the architectures share, and what it uses of the rest.
+    parts: &'static [&'static str],
     /// Name of its image; the note of how it was made has the same one with another ending.
     image: &'static str,
 }
@@ -57,6 +60,7 @@ const ALL: [TestGuest; 2] = [
         architecture: "riscv64",
         compiler: RISCV64_COMPILER,
         flags: &["-std=c11", "-march=rv64imac_zicsr_zifencei", "-mabi=lp64", "-mcmodel=medany"],
+        parts: &[".", "../shared", "../../common"],
         image: "umem-test-guest",
     },
     TestGuest {
@@ -72,6 +76,7 @@ const ALL: [TestGuest; 2] = [
             "-fcf-protection=none",
             "-Wl,-z,noexecstack",
         ],
+        parts: &[".", "../shared", "../devices", "../../common"],
         image: "umem-test-guest-x86_64",
     },
 ];
@@ -138,7 +143,7 @@ impl TestGuest {
             self.flags.iter().chain(&FLAGS).map(OsString::from).collect();
         arguments.extend(["-o".into(), to.into(), "start.S".into()]);
         // Relative names, so that no path of this machine can get into the image.
-        for part in [".", "../shared", "../../common"] {
+        for part in self.parts {
             for source in sources(&here.join(part))? {
                 let name = Path::new(&source).file_name().unwrap_or_default();
                 arguments.push(Path::new(part).join(name).into());

@@ -98,8 +98,9 @@ bool aside_good(void)
     return stale == 0;
 }
 
-void aside_damage(void)
+void aside_damage(int byte)
 {
+    (void)byte;
 }
 
 void aside_mark(void)

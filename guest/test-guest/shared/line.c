@@ -2,7 +2,7 @@
 #include "guest.h"
 #include "shared.h"
 
-static char line[512];
+static char line[1024];
 static size_t line_bytes;
 
 static void put(char byte)

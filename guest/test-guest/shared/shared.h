@@ -13,6 +13,8 @@ void ticks_open(uint64_t hz);
 
 /* arguments.c: the decimal value of `name=` in the boot arguments, with or without the prefix `umem.`. */
 uint64_t argument(const char *arguments, const char *name, uint64_t otherwise);
+/* `name=<hex address>:<decimal interrupt>`; false where it is not given. */
+bool argument_place(const char *arguments, const char *name, uint64_t *address, unsigned *line);
 
 /* tokens.c */
 void tokens_open(unsigned workers);

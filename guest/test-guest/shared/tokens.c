@@ -11,6 +11,7 @@ static uint64_t pause;
 /* A worker's letter box: the newest token. */
 static struct {
     uint64_t token, seen;
+    bool here;
 } __attribute__((aligned(64))) box[MAX_WORKERS];
 
 void tokens_open(unsigned count)
@@ -19,15 +20,26 @@ void tokens_open(unsigned count)
     pause = clock_ticks_of_us(PAUSE_US);
 }
 
+/* An interrupt for a worker that is not there yet would be lost, and one sent twice may come once. */
+static bool all_are_here(void)
+{
+    for (unsigned worker = 0; worker < workers; worker++)
+        if (!__atomic_load_n(&box[worker].here, __ATOMIC_ACQUIRE))
+            return false;
+    return true;
+}
+
 void tokens_pass(unsigned worker)
 {
     static uint64_t next_round;
     bool rung = take_ring();
     uint64_t token = __atomic_load_n(&box[worker].token, __ATOMIC_ACQUIRE);
     /* Worker 0 rests between two rounds; the interrupt is long gone then. */
-    static bool due;
+    static bool begun, due;
+    __atomic_store_n(&box[worker].here, true, __ATOMIC_RELEASE);
     if (worker == 0) {
-        due |= rung || token == 0;
+        due |= rung || (!begun && all_are_here());
+        begun |= due;
         if (!due || (int64_t)(clock_ticks() - next_round) < 0)
             return;
         due = false;

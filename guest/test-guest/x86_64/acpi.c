@@ -5,6 +5,7 @@
 
 #define LIMIT (4ul << 30)
 #define LOCAL_APIC 0
+#define IO_APIC 1
 #define LOCAL_X2APIC 9
 #define ENABLED 1u
 #define SPACE_MEMORY 0
@@ -23,7 +24,7 @@ struct header {
     uint8_t rest[28];
 } __attribute__((packed));
 
-static const uint8_t *fadt;
+static const uint8_t *fadt, *madt;
 
 static uint64_t number(const uint8_t *at, unsigned bytes)
 {
@@ -41,14 +42,38 @@ static bool is(const struct header *table, const char *signature)
     return true;
 }
 
-static unsigned count_processors(const uint8_t *madt, uint32_t bytes)
+/* The entry behind `entry`, or the first; null at the end. */
+static const uint8_t *madt_next(const uint8_t *entry)
+{
+    if (!madt)
+        return 0;
+    const uint8_t *end = madt + ((const struct header *)madt)->bytes;
+    const uint8_t *next = entry ? entry + entry[1] : madt + 44;
+    return next + 2 <= end && next[1] >= 2 ? next : 0;
+}
+
+static unsigned count_processors(void)
 {
     unsigned found = 0;
-    for (uint32_t at = 44; at + 2 <= bytes && madt[at + 1] >= 2; at += madt[at + 1]) {
-        if (madt[at] == LOCAL_APIC)
-            found += number(madt + at + 4, 4) & ENABLED;
-        else if (madt[at] == LOCAL_X2APIC)
-            found += number(madt + at + 8, 4) & ENABLED;
+    for (const uint8_t *entry = 0; (entry = madt_next(entry)) != 0;) {
+        if (entry[0] == LOCAL_APIC)
+            found += number(entry + 4, 4) & ENABLED;
+        else if (entry[0] == LOCAL_X2APIC)
+            found += number(entry + 8, 4) & ENABLED;
+    }
+    return found;
+}
+
+bool acpi_io_apic(uint32_t interrupt, uint64_t *address, uint32_t *first)
+{
+    bool found = false;
+    for (const uint8_t *entry = 0; (entry = madt_next(entry)) != 0;) {
+        uint32_t from = (uint32_t)number(entry + 8, 4);
+        if (entry[0] != IO_APIC || from > interrupt || (found && from < *first))
+            continue;
+        found = true;
+        *first = from;
+        *address = number(entry + 4, 4);
     }
     return found;
 }
@@ -63,18 +88,18 @@ unsigned acpi_processors(uint64_t rsdp)
     if (list >= LIMIT)
         return 0;
     const struct header *root = (const struct header *)(uintptr_t)list;
-    unsigned width = extended ? 8 : 4, processors = 0;
+    unsigned width = extended ? 8 : 4;
     for (uint32_t at = sizeof *root; at + width <= root->bytes; at += width) {
         uint64_t address = number((const uint8_t *)root + at, width);
         if (address == 0 || address >= LIMIT)
             continue;
         const struct header *table = (const struct header *)(uintptr_t)address;
         if (is(table, "APIC"))
-            processors = count_processors((const uint8_t *)table, table->bytes);
+            madt = (const uint8_t *)table;
         else if (is(table, "FACP"))
             fadt = (const uint8_t *)table;
     }
-    return processors;
+    return count_processors();
 }
 
 static void sleep_by_table(void)

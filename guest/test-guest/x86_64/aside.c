@@ -1,10 +1,12 @@
 /* What the processors do to each other while they write, and what they must keep across a move. */
 #include "machine.h"
+#include "devices.h"
 #include "shared.h"
 
 #define TRAMPOLINE 0x8000ul /* below 1 MiB, and not needed afterwards */
 #define START_US 10000000
 #define SIPI_US 10000
+#define RING_US 2000000
 
 extern char trampoline[], trampoline_end[];
 extern volatile uint32_t processors_met;
@@ -55,6 +57,8 @@ void worker_aside(unsigned worker)
 {
     if (workers > 1)
         tokens_pass(worker);
+    if (worker == 0)
+        devices_work();
 }
 
 void aside_mark(void)
@@ -66,8 +70,12 @@ void aside_mark(void)
     }
 }
 
-void aside_damage(void)
+void aside_damage(int byte)
 {
+    if (byte == 'k') {
+        devices_damage();
+        return;
+    }
     registers_damage();
     kernel_call(CALL_DAMAGE, 0, 0);
 }
@@ -85,15 +93,19 @@ static void look_again(void)
             clock_sleep_until(clock_ticks() + clock_ticks_of_us(SIPI_US));
 }
 
-/* Interrupts that were sent and have not come. */
+/* Interrupts that were sent and have not come, however late: a processor may wait for the host's. */
 static uint64_t rings_lost(void)
 {
-    uint64_t sent = 0, come = 0;
-    for (unsigned worker = 0; worker < workers; worker++) {
-        sent += *(volatile uint64_t *)&cpus[worker].rings_sent;
-        come += *(volatile uint64_t *)&cpus[worker].rung;
-    }
-    return sent - come;
+    uint64_t until = clock_ticks() + clock_ticks_of_us(RING_US), lost;
+    do {
+        uint64_t sent = 0, come = 0;
+        for (unsigned worker = 0; worker < workers; worker++) {
+            come += *(volatile uint64_t *)&cpus[worker].rung;
+            sent += *(volatile uint64_t *)&cpus[worker].rings_sent;
+        }
+        lost = sent - come;
+    } while (lost != 0 && (int64_t)(until - clock_ticks()) > 0);
+    return lost;
 }
 
 /* More than one check in eight off the rate: a move in the middle of a sleep puts one off and no more. */
@@ -114,8 +126,9 @@ static void field(const char *name, uint64_t value)
 bool aside_good(void)
 {
     const char *first;
+    bool devices = devices_good();
     look_again();
-    return state_bad(&first) == 0 && registers_bad(&first) == 0 && timer_good() && rings_lost() == 0 &&
+    return devices && state_bad(&first) == 0 && registers_bad(&first) == 0 && timer_good() && rings_lost() == 0 &&
            clock_steps_back() == 0;
 }
 
@@ -144,4 +157,5 @@ void aside_fields(void)
     field(" state_bad=", bad);
     line_text(" state_first=");
     line_text(first);
+    devices_fields();
 }

@@ -97,6 +97,8 @@ static inline uint64_t rdtsc(void)
 void traps_load(void);
 #define VECTOR_TICK 0x40
 #define VECTOR_RING 0x41
+#define VECTOR_LINE 0x50 /* one for each device */
+#define LINES 2
 #define VECTOR_SPURIOUS 0xff
 
 /* apic.c: the local interrupt controller, by MSRs (x2APIC) or by memory. Register numbers as x2APIC has them. */
@@ -119,6 +121,9 @@ void apic_open(void);
 uint64_t apic_read(unsigned reg);
 void apic_write(unsigned reg, uint64_t value);
 void apic_send(uint64_t apic_id, uint32_t command);
+
+/* lines.c: devices' interrupts, at CPL0. */
+void line_interrupt(unsigned number);
 
 /* timer.c: a periodic interrupt each millisecond, and whether it keeps its rate. */
 void timer_open(void);
@@ -164,6 +169,8 @@ void memory_forget(uint64_t start, uint64_t bytes);
 
 /* acpi.c */
 unsigned acpi_processors(uint64_t rsdp); /* 0: not told */
+/* The I/O APIC that has an interrupt, and the first one it has; false where nothing is told. */
+bool acpi_io_apic(uint32_t interrupt, uint64_t *address, uint32_t *first);
 
 /* ports.c, from either privilege level */
 uint8_t in8(uint16_t port);

@@ -1,13 +1,19 @@
 /* The bare-metal test guest at CPL3: sets the machine up and hands it to the common work. */
 #include "machine.h"
+#include "devices.h"
 #include "shared.h"
+
+static void end_line(const char *why)
+{
+    line_text(why);
+    line_end();
+    power_off();
+}
 
 static void give_up(const char *why)
 {
     line_text("umem-guest ");
-    line_text(why);
-    line_end();
-    power_off();
+    end_line(why);
 }
 
 /* Firmware leaves things in memory that it calls free. */
@@ -41,6 +47,9 @@ void user_main(uint64_t processor)
         .beat_us = argument(board.arguments, "beat_us", 1000),
         .workers = workers,
     };
+    const char *wrong = devices_open(board.arguments, settings.seed);
+    if (wrong)
+        end_line(wrong);
     run_guest(&settings);
 }
 

@@ -22,7 +22,6 @@ static const char *const names[REGISTER_ITEMS] = {
 };
 enum item { ITEM_X87, ITEM_MXCSR, ITEM_XMM, ITEM_AVX, ITEM_AVX512, ITEM_GS, ITEM_AUX };
 
-/* Told by CPUID at CPL0. */
 static struct {
     uint32_t at, bytes;
 } places[PARTS];
@@ -36,28 +35,27 @@ static bool bad[MAX_WORKERS][REGISTER_ITEMS];
 
 void registers_open(void)
 {
-    mask = cpuid(1, 0).c & CPUID_OSXSAVE ? cpuid(0xd, 0).a : 0;
+    has_rdtscp = cpuid(0x80000001, 0).d & CPUID_RDTSCP;
+}
+
+/* What CPL3 has and may use: asked there, for a KVM without hardware help answers CPL0 by itself, and leaves
+   CPL3 to the processor, whose state it keeps all the same. */
+static void find(void)
+{
+    uint32_t low, high;
+    if (!(cpuid(1, 0).c & CPUID_OSXSAVE))
+        return;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    mask = cpuid(0xd, 0).a & low;
     for (unsigned part = AVX; part < PARTS; part++) {
         struct cpuid place = {0};
         if (mask & 1u << part)
             place = cpuid(0xd, part);
         places[part].at = place.b;
         places[part].bytes = place.a;
-    }
-    has_rdtscp = cpuid(0x80000001, 0).d & CPUID_RDTSCP;
-}
-
-/* What is not only there but turned on as well; CPL0 cannot ask where it is emulated. */
-static void narrow(void)
-{
-    uint32_t low, high;
-    if (!mask)
-        return;
-    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    mask &= low;
-    for (unsigned part = AVX; part < PARTS; part++)
-        if (places[part].at + places[part].bytes > AREA)
+        if (place.a + place.b > AREA)
             mask &= ~(1u << part);
+    }
 }
 
 static uint64_t next(uint64_t x)
@@ -101,7 +99,7 @@ void registers_set(void)
     uint8_t *area = loaded[CPU->number];
     uint64_t x = 0x6c0ffee0 + CPU->number;
     if (CPU->number == 0)
-        narrow();
+        find();
     for (unsigned i = 0; i < AREA; i++)
         area[i] = 0;
     save(area); /* what is reserved stays as it is */

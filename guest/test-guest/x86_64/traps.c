@@ -89,6 +89,21 @@ TRAP on_ring(struct frame *frame)
     apic_write(APIC_EOI, 0);
 }
 
+/* From an I/O APIC, which is told of the end as well: the line is level-triggered. */
+TRAP on_line_0(struct frame *frame)
+{
+    (void)frame;
+    line_interrupt(0);
+    apic_write(APIC_EOI, 0);
+}
+
+TRAP on_line_1(struct frame *frame)
+{
+    (void)frame;
+    line_interrupt(1);
+    apic_write(APIC_EOI, 0);
+}
+
 /* Wants no end-of-interrupt (Intel SDM volume 3, "Spurious Interrupt"). */
 TRAP on_spurious(struct frame *frame)
 {
@@ -118,6 +133,8 @@ void traps_load(void)
             gate(vector, exceptions[vector]);
     gate(VECTOR_TICK, on_tick);
     gate(VECTOR_RING, on_ring);
+    gate(VECTOR_LINE, on_line_0);
+    gate(VECTOR_LINE + 1, on_line_1);
     gate(VECTOR_SPURIOUS, on_spurious);
     struct {
         uint16_t limit;
