@@ -1,5 +1,6 @@
-//! Medians and ratios.
+//! Medians, spreads, ratios, histograms.
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 /// The middle one; of an even number, the mean of the two in the middle. `None` of nothing.
@@ -22,6 +23,60 @@ pub fn quantile(values: &[f64], share: f64) -> Option<f64> {
     sorted.sort_by(f64::total_cmp);
     let rank = (share.clamp(0.0, 1.0) * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.max(1) - 1).copied()
+}
+
+/// A figure over several runs.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Spread {
+    /// Runs that have it.
+    pub runs: usize,
+    /// The middle one.
+    pub median: f64,
+    /// The least.
+    pub min: f64,
+    /// The greatest.
+    pub max: f64,
+}
+
+impl Spread {
+    /// `None` of nothing.
+    #[must_use]
+    pub fn of(values: &[f64]) -> Option<Self> {
+        let known = || values.iter().copied().filter(|value| value.is_finite());
+        Some(Self {
+            runs: known().count(),
+            median: rounded(median(values)?),
+            min: rounded(known().reduce(f64::min)?),
+            max: rounded(known().reduce(f64::max)?),
+        })
+    }
+}
+
+/// The ratio of each pair, what was measured one after the other; pairs without a ratio are left out.
+#[must_use]
+pub fn pair_ratios(above: &[Option<f64>], below: &[Option<f64>]) -> Vec<f64> {
+    let pairs = above.iter().zip(below);
+    pairs
+        .filter_map(|(above, below)| Some((*above)? / (*below).filter(|value| *value > 0.0)?))
+        .collect()
+}
+
+/// How many values are at most so large and larger than the bound before, by bounds that grow by half an octave.
+/// Only what lies between the least and the greatest value is told.
+#[must_use]
+pub fn histogram(values: &[f64]) -> Vec<(f64, usize)> {
+    let step = |value: f64| (2.0 * value.max(1e-3).log2()).ceil() as i32;
+    let steps: Vec<i32> =
+        values.iter().copied().filter(|value| value.is_finite()).map(step).collect();
+    let (Some(first), Some(last)) = (steps.iter().min(), steps.iter().max()) else {
+        return Vec::new();
+    };
+    (*first..=*last)
+        .map(|bucket| {
+            let count = steps.iter().filter(|step| **step == bucket).count();
+            (rounded(2f64.powf(f64::from(bucket) / 2.0)), count)
+        })
+        .collect()
 }
 
 /// Three digits are more than these machines repeat.
@@ -53,7 +108,7 @@ pub fn ratio(above: &Value, below: &Value) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::{median, median_of, quantile, ratio, rounded};
+    use super::{Spread, histogram, median, median_of, pair_ratios, quantile, ratio, rounded};
     use serde_json::json;
 
     #[test]
@@ -80,6 +135,32 @@ mod tests {
         assert!(median_of(&runs, "us").is_null());
         assert!(ratio(&median_of(&runs, "us"), &json!(2.0)).is_null());
         assert_eq!(ratio(&json!(1.0), &json!(4.0)), json!(0.25));
+    }
+
+    #[test]
+    fn a_spread_has_the_middle_and_both_ends() {
+        let spread = Spread::of(&[3.0, 9.0, 1.0, f64::NAN]).unwrap();
+        assert_eq!(spread, Spread { runs: 3, median: 3.0, min: 1.0, max: 9.0 });
+        assert_eq!(Spread::of(&[f64::NAN]), None);
+    }
+
+    #[test]
+    fn a_pair_has_a_ratio_when_both_have_the_figure() {
+        let ours = [Some(1.0), None, Some(3.0), Some(1.0)];
+        let theirs = [Some(2.0), Some(5.0), Some(1.0), Some(0.0)];
+        assert_eq!(pair_ratios(&ours, &theirs), [0.5, 3.0]);
+    }
+
+    #[test]
+    fn a_histogram_counts_every_value_once_below_its_bound() {
+        let values = [1.0, 1.3, 8.0, 7.9, 7.9, 1000.0];
+        let found = histogram(&values);
+        assert_eq!(found.iter().map(|(_, count)| count).sum::<usize>(), values.len());
+        assert_eq!(found[0], (1.0, 1));
+        assert_eq!(found[1], (1.414, 1));
+        assert!(found.contains(&(8.0, 3)), "{found:?}");
+        assert_eq!(found.last(), Some(&(1024.0, 1)));
+        assert!(histogram(&[]).is_empty());
     }
 
     #[test]

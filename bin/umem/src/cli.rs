@@ -1,6 +1,6 @@
 //! The commands of `umem` and how they end.
 
-use crate::{demo, vm};
+use crate::{bench, demo, vm};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -23,6 +23,8 @@ enum Command {
     },
     /// Move a guest that checks its own memory between two VMs on this host
     Demo(demo::Options),
+    /// Measure moves on this host, beside QEMU's and the host's own limits
+    Bench(bench::Options),
 }
 
 /// Runs the command that the arguments name. Its status: 0 done, 1 failed, 2 wrong arguments.
@@ -30,6 +32,7 @@ pub(crate) fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Vm { options } => vm::main(&options),
         Command::Demo(options) => demo::main(&options),
+        Command::Bench(options) => bench::main(&options),
     }
 }
 

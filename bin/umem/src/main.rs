@@ -1,5 +1,6 @@
 //! `umem`: command line.
 
+mod bench;
 mod cli;
 mod console;
 mod demo;

@@ -24,7 +24,7 @@ fn demo(arguments: &[&str]) -> (Option<i32>, Value) {
 fn wrong_options_end_with_2_and_failures_with_1_each_in_one_line() {
     let cases: [(&[&str], i32, &str); 4] = [
         (&["vm", "-kernel", "k", "-postcopy"], 2, "-postcopy is for the destination"),
-        (&["vm", "-incoming", "tcp:0:1", "-machine", "accel=kvm"], 2, "no KVM accelerator"),
+        (&["vm", "-incoming", "tcp:0:1", "-machine", "accel=xen"], 2, "no accelerator 'xen'"),
         (&["vm", "-kernel", "/nowhere", "-monitor", "none"], 1, "/nowhere"),
         (&["vm", "-incoming", "defer", "-qmp", "unix:/nowhere/q,server"], 1, "/nowhere/q"),
     ];
@@ -37,10 +37,28 @@ fn wrong_options_end_with_2_and_failures_with_1_each_in_one_line() {
     }
 }
 
+/// Under KVM where it works, in each mode.
+#[test]
+fn the_demo_chooses_the_accelerator_and_moves_processors_with_their_state() {
+    let kvm = std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
+    for mode in ["postcopy", "precopy", "hybrid"] {
+        let (status, report) = demo(&["--vcpus", "2", "--mode", mode]);
+        assert_eq!(status, Some(0), "{report}");
+        assert_eq!(report["verified"], true, "{report}");
+        assert_eq!(report["target"], if kvm { "x86_64" } else { "riscv64" });
+        let processors = &report["verdict"]["processors"];
+        assert_eq!(processors.is_object(), kvm, "{report}");
+        if kvm {
+            assert_eq!(processors["state_bad"], 0);
+            assert!(processors["state_checks"].as_u64() > Some(0), "{processors}");
+        }
+    }
+}
+
 #[test]
 fn the_demo_moves_a_guest_that_finds_all_its_memory() {
     for path in ["vcpu", "uffd"] {
-        let (status, report) = demo(&["--seed", "7", "--fault-path", path]);
+        let (status, report) = demo(&["--accel", "tcg", "--seed", "7", "--fault-path", path]);
         assert_eq!(status, Some(0), "{report}");
         assert_eq!(report["verified"], true);
         assert_eq!(report["mode"], "postcopy");

@@ -4,12 +4,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use umem_bench::stats;
+use umem_bench::{stats, vm};
 
-use super::{
-    Setup,
-    vm::{self, Contender},
-};
+use super::{Setup, machine::Contender};
 
 const LIMIT: Duration = Duration::from_secs(120);
 /// What the guest's init says first, once it has mounted what it needs and loaded the drivers.

@@ -8,12 +8,9 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
-use umem_bench::stats;
+use umem_bench::{stats, vm};
 
-use super::{
-    Setup,
-    vm::{self, Contender},
-};
+use super::{Setup, machine::Contender};
 use crate::{
     apt,
     guest::{self, RISCV64_COMPILER as COMPILER},

@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: umem beside QEMU, on the same images, in one run.
+//! `cargo xtask bench`: makes ready what measurements need, measures the software CPU and the kernel's boot, and
+//! has `umem bench` measure moves.
 //!
 //! Every figure is the median of runs that alternate between the contenders, so that what else happens on
 //! the machine meets all of them. Timings never decide pass or fail; a guest that finds its memory damaged
@@ -6,22 +7,18 @@
 
 mod boot;
 mod cpu;
-mod demo;
-mod host;
-mod moving;
-mod probe;
-mod qmp;
+mod machine;
+mod peer;
 mod table;
-mod vm;
 
 use std::{fs, path::PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
-use umem_bench::limits;
+use umem_bench::host;
 
-use crate::{linux, paths, qemu, run};
+use crate::{linux, paths, run};
 
 /// What to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -30,12 +27,8 @@ enum Part {
     Cpu,
     /// Debian's kernel from the start of the process to its init
     Boot,
-    /// The demo's bare-metal guest
-    Demo,
-    /// The same on small and on huge pages
-    Pages,
-    /// A Linux guest moved by postcopy
-    Move,
+    /// Moves, by `umem bench --against qemu` with the arguments behind --
+    Moves,
     /// All of these
     All,
 }
@@ -45,21 +38,18 @@ enum Part {
 pub(crate) struct Options {
     #[arg(value_enum, default_value = "all")]
     part: Part,
-    /// Write all figures there as JSON
+    /// Write the figures of CPU and boot there as JSON; moves write theirs by `umem bench --json`
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Runs of each contender
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
     runs: u32,
     /// Measure this umem instead of building the release
     #[arg(long, value_name = "FILE")]
     umem: Option<PathBuf>,
-    /// Random pages that the guest writes in a second while it is moved
-    #[arg(long, value_name = "PAGES", value_delimiter = ',', default_values_t = [2000, 20_000])]
-    rates: Vec<u64>,
-    /// Who moves it
-    #[arg(long, value_name = "MODE", value_delimiter = ',', default_values = ["umem", "qemu", "qemu-preempt"])]
-    modes: Vec<moving::Mode>,
+    /// Arguments of `umem bench`, for example: -- --scenario main --html main.html
+    #[arg(last = true)]
+    arguments: Vec<String>,
 }
 
 /// The programs and images measured.
@@ -69,53 +59,53 @@ pub(crate) struct Setup {
     pub(crate) kernel: PathBuf,
     pub(crate) initrd: PathBuf,
     pub(crate) runs: u32,
+    qemu_x86: PathBuf,
 }
 
 /// Measures, prints the tables, and writes the JSON.
 pub(crate) fn measure(options: &Options) -> Result<()> {
     let setup = prepare(options)?;
-    let mut record = Map::new();
-    record.insert("host".into(), host::describe(&setup)?);
     let wants = |part| options.part == part || options.part == Part::All;
+    let mut record = Map::new();
+    record.insert("host".into(), host::describe(commit().as_deref()));
+    record.insert("qemu".into(), host::said(&setup.qemu, &["--version"]).into());
+    record.insert("runs".into(), setup.runs.into());
     let mut keep = |name: &str, value: Value| -> Result<()> {
         table::print(name, &value);
         record.insert(name.into(), value);
         // A run of many minutes that breaks off near its end still leaves what it had.
         save(options, &record)
     };
-    if wants(Part::Move) {
-        keep("limits", limits::measure(setup.runs)?)?;
-    }
     if wants(Part::Cpu) {
         keep("cpu", cpu::measure(&setup)?)?;
     }
     if wants(Part::Boot) {
         keep("boot", boot::measure(&setup)?)?;
     }
-    if wants(Part::Demo) {
-        keep("demo", demo::measure(&setup)?)?;
+    record.insert("load_average_at_end".into(), host::load().into());
+    if options.part != Part::Moves {
+        save(options, &record)?;
     }
-    if wants(Part::Pages) {
-        keep("pages", demo::measure_pages(&setup)?)?;
-    }
-    if wants(Part::Move) {
-        keep("move", moving::measure(&setup, &options.rates, &options.modes)?)?;
-    }
-    record.insert("load_average_at_end".into(), host::load());
-    save(options, &record)?;
-    well(&record)
-}
-
-/// QEMU's failures are figures; ours are failures.
-fn well(record: &Map<String, Value>) -> Result<()> {
-    let moves = record.get("move").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    for row in moves {
-        let ours = row["mode"].as_str().is_some_and(|mode| mode.starts_with("umem"));
-        if ours && row["all_verified"] != true {
-            bail!("{} moves at {}/s were verified", row["verified_runs"], row["rate"]);
-        }
+    if wants(Part::Moves) {
+        moves(&setup, options)?;
     }
     Ok(())
+}
+
+/// The working copy's commit.
+fn commit() -> Option<String> {
+    let mut command = run::command("git", ["rev-parse", "HEAD"]);
+    let text = run::text(command.current_dir(paths::root())).ok()?;
+    Some(text.trim().to_owned())
+}
+
+/// Has `umem bench` measure, with everything where it looks for it.
+fn moves(setup: &Setup, options: &Options) -> Result<()> {
+    let mut command = run::command(&setup.umem, ["bench", "--against", "qemu"]);
+    command.args(["--reps", &setup.runs.to_string()]).args(&options.arguments);
+    command.env("UMEM_QEMU_SYSTEM", &setup.qemu).env("UMEM_QEMU_X86", &setup.qemu_x86);
+    command.env("UMEM_LINUX", paths::linux_out());
+    run::run(&mut command)
 }
 
 fn save(options: &Options, record: &Map<String, Value>) -> Result<()> {
@@ -125,22 +115,24 @@ fn save(options: &Options, record: &Map<String, Value>) -> Result<()> {
 }
 
 fn prepare(options: &Options) -> Result<Setup> {
-    let qemu = qemu::ensure()?.system;
+    let peer::Peer { riscv64, x86_64 } = peer::ensure()?;
     linux::build()?;
     let umem = match &options.umem {
-        Some(umem) => umem.clone(),
+        Some(umem) => run::absolute(umem)?,
         None => {
-            let build = ["build", "--release", "--package", "umem"];
-            run::run(run::command(run::cargo(), build).current_dir(paths::root()))?;
+            let mut build = run::command(run::cargo(), ["build", "--release", "--package", "umem"]);
+            build.envs(commit().map(|commit| ("UMEM_COMMIT", commit)));
+            run::run(build.current_dir(paths::root()))?;
             paths::target()?.join("release/umem")
         }
     };
     let linux = paths::linux_out();
     Ok(Setup {
         umem,
-        qemu,
+        qemu: riscv64,
         kernel: linux.join("Image"),
         initrd: linux.join("initramfs.cpio"),
         runs: options.runs,
+        qemu_x86: x86_64,
     })
 }

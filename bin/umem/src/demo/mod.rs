@@ -1,14 +1,9 @@
 //! `umem demo`: a guest that checks its own memory moves between two VMs on this host.
 
-mod child;
 mod options;
 mod progress;
-mod protocol;
-mod qmp;
 mod report;
 mod scenario;
-mod serial;
-mod series;
 
 pub(crate) use options::Options;
 
@@ -16,36 +11,8 @@ use crate::cli;
 use anyhow::Context as _;
 use report::Report;
 use scenario::Scenario;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
-
-/// Which VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    Source,
-    Destination,
-}
-
-impl End {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Source => "source",
-            Self::Destination => "destination",
-        }
-    }
-}
-
-/// Set by a signal that asks this process to end.
-static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
-
-/// Fails once a signal has asked this process to end, so that every wait leaves by its usual way and
-/// takes the VMs with it.
-fn interrupted() -> anyhow::Result<()> {
-    anyhow::ensure!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
-    Ok(())
-}
+use umem_bench::interrupt;
 
 /// Runs the demo.
 pub(crate) fn main(options: &Options) -> ExitCode {
@@ -76,10 +43,7 @@ pub(crate) fn main(options: &Options) -> ExitCode {
 }
 
 fn run(options: &Options) -> anyhow::Result<Report> {
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, INTERRUPTED.clone())
-            .context("cannot listen to signals")?;
-    }
+    interrupt::listen()?;
     let folder = tempfile::Builder::new()
         .prefix("umem-demo-")
         .tempdir()

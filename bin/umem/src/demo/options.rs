@@ -3,13 +3,23 @@
 use crate::vm::{huge_page_size, memory_size};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use machine::{HugePages, PageSize};
+use machine::{AcceleratorKind, HugePages, PageSize};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use umem_bench::guest::{TEST_GUEST, TEST_GUEST_X86};
+use umem_bench::vm::huge;
 
-/// The bare-metal guest, built from guest/test-guest.
-static TEST_GUEST: &[u8] = include_bytes!("../../../../guest/test-guest/image/umem-test-guest.elf");
+/// What runs the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Accel {
+    /// KVM where it works, else the software CPU
+    Auto,
+    /// The host's x86-64 processor
+    Kvm,
+    /// The software CPU, riscv64
+    Tcg,
+}
 
 /// Who finds missing pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -77,6 +87,9 @@ impl std::str::FromStr for Pages {
 /// Move a guest that checks its own memory between two VMs on this host.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
+    /// What runs the guest; Linux (--linux) is riscv64 and runs on tcg
+    #[arg(long, value_enum, default_value = "auto")]
+    accel: Accel,
     /// RAM of the guest: 1G, 512M, or a number of MiB
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = memory_size)]
     pub(super) memory: u64,
@@ -132,7 +145,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "MIB", default_value_t = 0,
           value_parser = clap::value_parser!(u64).range(..=1 << 30))]
     bandwidth: u64,
-    /// Who finds missing pages at the destination (postcopy, hybrid; vcpu when not given)
+    /// Who finds missing pages at the destination (postcopy, hybrid; when not given: vcpu on tcg, uffd
+    /// under KVM)
     #[arg(long, value_enum)]
     fault_path: Option<FaultPath>,
     /// Send only what is asked for, until the guest has checked all its memory
@@ -165,6 +179,14 @@ pub(crate) struct Options {
 impl Options {
     /// Refuses options that mean nothing in this mode.
     pub(super) fn check(&self) -> Result<(), String> {
+        if self.accel == Accel::Kvm && self.linux {
+            return Err(
+                "--linux is riscv64, which --accel kvm does not run; use --accel tcg".to_owned()
+            );
+        }
+        if self.accelerator() == AcceleratorKind::Kvm {
+            AcceleratorKind::Kvm.works()?;
+        }
         let misplaced = [
             (self.rounds.is_some(), "--rounds", &[Mode::Hybrid][..]),
             (self.downtime_limit.is_some(), "--downtime-limit", &[Mode::Precopy]),
@@ -195,18 +217,27 @@ impl Options {
         }
     }
 
+    /// What runs the guest here.
+    pub(super) fn accelerator(&self) -> AcceleratorKind {
+        match self.accel {
+            _ if self.linux => AcceleratorKind::Tcg,
+            Accel::Auto if AcceleratorKind::Kvm.works().is_ok() => AcceleratorKind::Kvm,
+            Accel::Kvm => AcceleratorKind::Kvm,
+            Accel::Auto | Accel::Tcg => AcceleratorKind::Tcg,
+        }
+    }
+
     fn machine_options(&self, page: PageSize) -> Vec<OsString> {
+        let machine = match self.accelerator() {
+            AcceleratorKind::Tcg => "virt,accel=tcg",
+            AcceleratorKind::Kvm => "virt,accel=kvm",
+        };
         let (memory, vcpus) = (format!("{}b", self.memory), self.vcpus.to_string());
         let mut options: Vec<OsString> =
-            ["-machine", "virt,accel=tcg", "-monitor", "none", "-m", &memory, "-smp", &vcpus]
+            ["-machine", machine, "-monitor", "none", "-m", &memory, "-smp", &vcpus]
                 .map(OsString::from)
                 .into();
-        if page != PageSize::SMALL {
-            let size = page.bytes() >> 20;
-            let object = format!("memory-backend-memfd,id=huge,hugetlb=on,hugetlbsize={size}M");
-            options.extend(["-object".into(), object.into()]);
-            options.extend(["-machine", "memory-backend=huge"].map(Into::into));
-        }
+        options.extend(huge::options(page, self.memory).into_iter().map(Into::into));
         options
     }
 
@@ -219,25 +250,7 @@ impl Options {
     /// this user may not.
     pub(super) fn set_aside(&self) -> anyhow::Result<Vec<HugePages>> {
         let Pages { source, destination } = self.pages();
-        let mut needed = std::collections::BTreeMap::new();
-        for page in [source, destination].into_iter().filter(|page| *page != PageSize::SMALL) {
-            *needed.entry(page).or_insert(0) += self.memory.div_ceil(page.bytes());
-        }
-        let mut aside = Vec::new();
-        for (page, count) in needed {
-            let (free, total) = machine::huge_pages(page).unwrap_or_default();
-            let Some(more) = count.checked_sub(free).filter(|more| *more > 0) else { continue };
-            let all = total + more;
-            let pool = machine::huge_page_pool(page);
-            let hint = format!(
-                "two VMs need {count} huge pages of {} KiB and {free} are free; as root: echo {all} > \
-                 {}/nr_hugepages",
-                page.bytes() >> 10,
-                pool.display()
-            );
-            aside.push(HugePages::set_aside(page, more).context(hint)?);
-        }
-        Ok(aside)
+        huge::set_aside([source, destination], self.memory)
     }
 
     /// The source's options; the embedded guest's image is written into `folder`.
@@ -261,7 +274,11 @@ impl Options {
             )
         } else {
             let image = folder.join("guest.elf");
-            std::fs::write(&image, TEST_GUEST).context("cannot write the guest's image")?;
+            let guest = match self.accelerator() {
+                AcceleratorKind::Tcg => TEST_GUEST,
+                AcceleratorKind::Kvm => TEST_GUEST_X86,
+            };
+            std::fs::write(&image, guest).context("cannot write the guest's image")?;
             options.extend(["-kernel".into(), image.into()]);
             format!("seed={seed} fill={fill} rate={dirty_rate} beat_us=1000")
         };
@@ -276,8 +293,10 @@ impl Options {
         if self.mode == Mode::Precopy {
             return options;
         }
-        let path = self.fault_path.unwrap_or(FaultPath::Vcpu).word();
-        options.extend(["-postcopy", "-postcopy-fault", path].map(Into::into));
+        options.push("-postcopy".into());
+        if let Some(path) = self.fault_path {
+            options.extend(["-postcopy-fault", path.word()].map(Into::into));
+        }
         if let Some(flags) = self.postcopy_flags {
             options.extend(["-postcopy-flags".into(), flags.to_string().into()]);
         }
@@ -351,6 +370,7 @@ mod tests {
             ("demo --mode hybrid --downtime-limit 5", "--downtime-limit", "--mode precopy"),
         ];
         for (line, option, modes) in wrong {
+            let line = &format!("{line} --accel tcg");
             let why = parse(line).check().unwrap_err();
             assert!(why.starts_with(option) && why.ends_with(modes), "{line}: {why}");
         }
@@ -361,6 +381,8 @@ mod tests {
         ] {
             assert_eq!(parse(line).check(), Ok(()), "{line}");
         }
+        let why = parse("demo --accel kvm --linux").check().unwrap_err();
+        assert!(why.contains("--accel tcg"), "{why}");
     }
 
     #[test]

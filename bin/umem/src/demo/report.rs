@@ -1,12 +1,11 @@
 //! What a demo found out, as text and as JSON.
 
-use super::protocol::Verdict;
-use super::qmp::{Faults, Rounds, Status};
-use super::series::Window;
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use std::fmt::Write as _;
+use umem_bench::guest::{Processors, Verdict, Window};
+use umem_bench::vm::{Faults, Rounds, Status};
 
 /// Pages that arrived, by what brought them.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -97,6 +96,8 @@ pub(super) struct Report {
     /// Phases of the migration at the source.
     pub(super) phases: Vec<String>,
     pub(super) guest: &'static str,
+    /// The guest's architecture: riscv64 is the software CPU, x86_64 KVM.
+    pub(super) target: &'static str,
     pub(super) memory_bytes: u64,
     pub(super) dirty_rate: u64,
     pub(super) seed: u64,
@@ -145,11 +146,13 @@ impl Report {
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
         let faults = &self.fault_us;
+        let accelerator = if self.target == "x86_64" { "KVM" } else { "software CPU" };
         let parts: Vec<String> =
             self.phases_ms.0.iter().map(|(name, ms)| format!("{name} {ms:.2}")).collect();
         let mut line = |name: &str, value: String| {
             let _ = writeln!(text, "{name:<16}{value}");
         };
+        line("guest", format!("{}, {} on the {accelerator}", self.guest, self.target));
         line("mode", format!("{} ({})", self.mode, self.phases.join(", ")));
         line("downtime", format!("{:.2} ms ({})", self.downtime_ms, parts.join(", ")));
         line("total", format!("{:.1} ms", self.total_ms));
@@ -197,7 +200,7 @@ impl Report {
         }
         let verdict = &self.verdict;
         line(
-            "guest",
+            "memory",
             format!(
                 "{}: {} pages checked, {} bad, {} writes",
                 if verdict.ok { "all memory is right" } else { "MEMORY IS DAMAGED" },
@@ -209,13 +212,19 @@ impl Report {
         if verdict.workers > 1 {
             let mut vcpus = verdict.workers.to_string();
             if verdict.tokens > 0 {
+                let _ = write!(vcpus, "; {} inter-processor interrupts", verdict.tokens);
+            }
+            if verdict.fences > 0 {
                 let _ = write!(
                     vcpus,
-                    "; {} inter-processor interrupts and {} remote fences, {} of them not in time",
-                    verdict.tokens, verdict.fences, verdict.stale
+                    " and {} remote fences, {} of them not in time",
+                    verdict.fences, verdict.stale
                 );
             }
             line("vcpus", vcpus);
+        }
+        if let Some(processors) = &verdict.processors {
+            line("processors", processors_text(processors));
         }
         line("verified", if self.verified { "yes" } else { "NO" }.to_owned());
         text
@@ -234,6 +243,24 @@ impl Report {
         });
         words.collect::<Vec<_>>().join(" ")
     }
+}
+
+fn processors_text(found: &Processors) -> String {
+    let mut text = format!(
+        "longest time without a timer interrupt {:.2} ms; {} looks at registers, {} altered",
+        found.tick_gap_us as f64 / 1e3,
+        found.state_checks,
+        found.state_bad
+    );
+    if let Some(first) = &found.state_first {
+        let _ = write!(text, " (first {first})");
+    }
+    let _ = write!(
+        text,
+        "; {} checks of the timer's rate, {} off; {} steps back of a clock; {} interrupts lost",
+        found.timer_checks, found.timer_off, found.steps_back, found.rings_lost
+    );
+    text
 }
 
 #[cfg(test)]

@@ -1,14 +1,9 @@
 //! The course of the demo: two VMs, one guest, one move.
 
-use super::child::VmProcess;
+use super::Options;
 use super::options::Mode;
 use super::progress::Progress;
-use super::protocol::{GuestLine, Verdict};
-use super::qmp::{Qmp, Status};
 use super::report::{PageReport, Report, RoundReport, downtime, ends_agree};
-use super::serial::{Assembler, Heard, Port};
-use super::series::{Beat, Beats};
-use super::{End, Options, interrupted};
 use anyhow::{Context as _, anyhow, bail};
 use crossbeam_channel::{Sender, unbounded};
 use machine::HugePages;
@@ -17,7 +12,11 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::net::TcpListener;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use umem_bench::guest::{Assembler, Beat, Beats, Chunk, End, GuestLine, Heard, Verdict};
+use umem_bench::interrupt;
+use umem_bench::vm::{Machine, Status, Words};
 
 /// How long the VMs have to start.
 const START: Duration = Duration::from_secs(20);
@@ -26,18 +25,11 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// Time between two looks at the migration.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// A VM with its monitor and its serial port.
-struct Side {
-    process: VmProcess,
-    qmp: Qmp,
-    port: Port,
-}
-
 pub(super) struct Scenario<'o> {
     options: &'o Options,
     seed: u64,
-    source: Side,
-    destination: Side,
+    source: Machine,
+    destination: Machine,
     assembler: Assembler,
     beats: Beats,
     /// What was heard beside heartbeats and not asked for yet.
@@ -71,9 +63,9 @@ impl<'o> Scenario<'o> {
         let (chunks, receiver) = unbounded();
         let guest = options.guest_options(folder, seed)?;
         let starting = deadline.min(began + START);
-        let source = Side::start(folder, End::Source, &guest, chunks.clone(), starting)?;
+        let source = start(End::Source, &guest, folder, chunks.clone(), starting)?;
         let waiting = options.destination_options();
-        let destination = Side::start(folder, End::Destination, &waiting, chunks, starting)?;
+        let destination = start(End::Destination, &waiting, folder, chunks, starting)?;
         Ok(Self {
             options,
             seed,
@@ -184,7 +176,7 @@ impl<'o> Scenario<'o> {
     }
 
     fn check_time(&self, what: &str) -> anyhow::Result<()> {
-        interrupted()?;
+        interrupt::check()?;
         if Instant::now() >= self.deadline {
             let hint = match self.options.mode {
                 Mode::Precopy => "--auto-converge, --downtime-limit and --timeout",
@@ -199,7 +191,7 @@ impl<'o> Scenario<'o> {
     fn hear(&mut self, until: Instant) -> anyhow::Result<()> {
         let mut heard = Vec::new();
         while Instant::now() < until {
-            interrupted()?;
+            interrupt::check()?;
             self.assembler.listen(until.min(Instant::now() + LOOK), &mut heard);
         }
         for heard in heard {
@@ -246,7 +238,7 @@ impl<'o> Scenario<'o> {
         }
     }
 
-    /// Ends guest and VMs; what does not end is killed with its [`VmProcess`].
+    /// Ends guest and VMs; what does not end is killed with its [`Machine`].
     fn end(&mut self) -> anyhow::Result<()> {
         self.destination.port.send(b'q')?;
         let until = Instant::now() + Duration::from_secs(5);
@@ -273,8 +265,9 @@ impl<'o> Scenario<'o> {
         Report {
             verified: verdict.ok && ends_agree(from, to),
             mode: from.mode.clone(),
-            phases: self.source.qmp.phases().to_vec(),
+            phases: self.source.qmp.phases(),
             guest: if self.options.linux { "linux" } else { "bare-metal" },
+            target: self.options.accelerator().target(),
             memory_bytes: self.options.memory,
             dirty_rate: self.options.dirty_rate,
             seed: self.seed,
@@ -283,7 +276,7 @@ impl<'o> Scenario<'o> {
             drain_ms: to.drain_ms.or(from.drain_ms),
             heartbeat_gap_ms: self.beats.longest_gap_ms(start, until),
             heartbeat_gap_switch_ms: self.beats.gap_at_switch_ms(),
-            stall_ms: self.beats.stall_ms(start, moved),
+            stall_ms: self.beats.stall_ms(start, moved, until),
             heartbeat_gap_guest_ms: verdict.max_gap_us as f64 / 1e3,
             fault_us: to.faults,
             rounds: from.rounds.map(|rounds| RoundReport::new(&rounds, self.throttle_most)),
@@ -338,35 +331,17 @@ fn detail(source: &Status, destination: &Status) -> String {
     text
 }
 
-impl Side {
-    fn start(
-        folder: &Path,
-        end: End,
-        options: &[OsString],
-        chunks: Sender<super::serial::Chunk>,
-        deadline: Instant,
-    ) -> anyhow::Result<Self> {
-        let name = end.name();
-        let (qmp, serial) = (format!("{name}.qmp"), format!("{name}.serial"));
-        let (qmp, serial) = (folder.join(qmp), folder.join(serial));
-        let place = |path: &Path, rest: &str| {
-            let mut place = OsString::from("unix:");
-            place.push(path);
-            place.push(rest);
-            place
-        };
-        let mut all = options.to_vec();
-        all.extend(["-qmp".into(), place(&qmp, ",server,nowait")]);
-        all.extend(["-serial".into(), place(&serial, ",server")]);
-        let mut process = VmProcess::start(name, &all)?;
-        // A VM that ended at once never makes its sockets.
-        while !(qmp.exists() && serial.exists()) && Instant::now() < deadline {
-            process.check()?;
-            interrupted()?;
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let port = Port::connect(&serial, end, chunks, deadline)?;
-        let qmp = Qmp::connect(name, &qmp, deadline)?;
-        Ok(Self { process, qmp, port })
-    }
+/// Starts this program as a VM.
+fn start(
+    end: End,
+    options: &[OsString],
+    folder: &Path,
+    chunks: Sender<Chunk>,
+    deadline: Instant,
+) -> anyhow::Result<Machine> {
+    let program = std::env::current_exe().context("cannot find this program's file")?;
+    let mut command = Command::new(program);
+    command.arg("vm").args(["-name", end.name()]).args(options);
+    command.env(crate::vm::END_WITH_PARENT, "1").stdout(Stdio::null());
+    Machine::start(end, command, folder, chunks, Words::Serial, deadline)
 }

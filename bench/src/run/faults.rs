@@ -1,0 +1,267 @@
+//! A generator of page faults without a guest: threads touch memory that arrives over loopback TCP from a real
+//! source, with the background off.
+
+use super::contender::set_faults;
+use super::figures::Figures;
+use crate::interrupt;
+use crate::stats;
+use anyhow::{Context as _, Result, anyhow, ensure};
+use serde::Serialize;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use umem_fault::{FaultCause, FaultPlane, Interrupt, Waited};
+use umem_link::{
+    DestinationListener, DestinationOptions, DestinationVm, LiveRam, MachineDescription, Mode,
+    SourceOptions, SourceSession, SourceVm, StoppedGuest,
+};
+use umem_memory::{
+    Backend, GuestAddress, GuestRam, PageBitmap, PageIndex, PageSize, RamBlockSpec, RamLayout,
+};
+
+const BASE: u64 = 0x8000_0000;
+const PAGE: u64 = PageSize::SMALL.bytes();
+/// Odd, so with a power of two it reaches every page; neighbours come far apart in time.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// How a thread finds out that a page is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// It runs into the kernel, as under KVM.
+    Kernel,
+    /// It asks the fault plane before it touches, as the software CPU does.
+    Asked,
+}
+
+impl Way {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Kernel, Self::Asked];
+
+    /// In tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "faults by the kernel",
+            Self::Asked => "faults asked for",
+        }
+    }
+}
+
+/// What one run found.
+#[derive(Debug, Clone, Serialize)]
+pub struct FaultRun {
+    /// Its figures.
+    pub figures: Figures,
+    /// Microseconds that a touch took at most, and how many took that long: all touches, each of a missing page.
+    pub histogram: Vec<(f64, usize)>,
+}
+
+fn ram(bytes: u64) -> Result<GuestRam> {
+    let spec = RamBlockSpec { name: "ram".into(), guest_address: GuestAddress(BASE), bytes };
+    let layout = RamLayout::new(PageSize::SMALL, vec![spec])?;
+    Ok(GuestRam::new(layout, &Backend::Anonymous)?)
+}
+
+fn machine() -> MachineDescription {
+    MachineDescription {
+        board: "none".into(),
+        vcpus: 1,
+        processor: Vec::new(),
+        page_bytes: PAGE as u32,
+        blocks: Vec::new(),
+        devices: Vec::new(),
+        program: "umem bench".into(),
+    }
+}
+
+struct Source(GuestRam);
+
+impl SourceVm for Source {
+    fn describe(&self) -> MachineDescription {
+        machine()
+    }
+
+    fn live_ram(&self) -> Result<LiveRam, String> {
+        Err("this guest moves by postcopy".to_owned())
+    }
+
+    fn round_begun(&self, _round: u32) {}
+    fn throttle(&self, _percent: u8) {}
+
+    fn stop(&self) -> Result<StoppedGuest, String> {
+        let ram = freeze(&self.0);
+        Ok(StoppedGuest { package: vec![1], ram, stopped_at: Instant::now(), parts: Vec::new() })
+    }
+
+    fn handover_begun(&self) {}
+    fn take_back(&self) {}
+    fn handed_over(&self) {}
+    fn released(&self) {}
+    fn phase_changed(&self, _phase: &str) {}
+}
+
+#[allow(unsafe_code)]
+fn freeze(ram: &GuestRam) -> umem_memory::FrozenRam {
+    // SAFETY: nobody writes this RAM after it was filled, before the session began.
+    unsafe { ram.freeze() }
+}
+
+struct Destination {
+    ram: GuestRam,
+    plane: Mutex<Option<Arc<FaultPlane>>>,
+    runs: AtomicBool,
+}
+
+impl Destination {
+    fn plane(&self) -> Option<Arc<FaultPlane>> {
+        self.plane.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl DestinationVm for Destination {
+    fn admit(&self, _machine: &MachineDescription, _mode: Mode) -> Result<GuestRam, String> {
+        Ok(self.ram.clone())
+    }
+
+    fn begin_page_service(&self, _placed: &PageBitmap) -> Result<Arc<FaultPlane>, String> {
+        let plane = FaultPlane::for_ram(&self.ram).map_err(|error| error.to_string())?;
+        *self.plane.lock().unwrap_or_else(PoisonError::into_inner) = Some(plane.clone());
+        Ok(plane)
+    }
+
+    fn load(&self, _package: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn run(&self, _pause: Duration) -> Result<(), String> {
+        self.runs.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn complete(&self) {}
+    fn abandon(&self) {}
+    fn phase_changed(&self, _phase: &str) {}
+}
+
+/// What page `number` holds at its head.
+const fn head(number: u64) -> [u8; 8] {
+    (number | 1 << 63).to_le_bytes()
+}
+
+/// Touches this thread's share of all pages, each once; microseconds of each touch.
+fn touch(
+    ram: &GuestRam,
+    plane: Option<&FaultPlane>,
+    pages: u64,
+    number: u64,
+    threads: u64,
+) -> Result<Vec<f64>> {
+    let interrupt = Interrupt::new();
+    let mut times = Vec::new();
+    for at in (number..pages).step_by(usize::try_from(threads)?) {
+        let page = at.wrapping_mul(SPREAD) % pages;
+        let mut found = [0; 8];
+        let start = Instant::now();
+        if let Some(plane) = plane {
+            let waited = plane.resolve(PageIndex(page), FaultCause::Vcpu, &interrupt);
+            ensure!(waited == Waited::Present, "page {page}: {waited:?}");
+        }
+        ram.read_at(GuestAddress(BASE + page * PAGE), &mut found)?;
+        times.push(start.elapsed().as_secs_f64() * 1e6);
+        ensure!(found == head(page), "page {page} holds {found:?} instead of {:?}", head(page));
+    }
+    Ok(times)
+}
+
+/// So many threads touch a memory of so many bytes, a power of two of pages, that is at the source.
+///
+/// # Errors
+/// When there is no memory, no userfaultfd, or a page does not come as it was; not done by the deadline.
+pub fn generate(way: Way, threads: u64, bytes: u64, deadline: Instant) -> Result<FaultRun> {
+    let pages = bytes / PAGE;
+    ensure!(pages.is_power_of_two(), "{pages} pages are no power of two");
+    let source = ram(bytes)?;
+    for page in 0..pages {
+        source.write_at(GuestAddress(BASE + page * PAGE), &head(page))?;
+    }
+    let layout = source.layout().clone();
+    let runs = AtomicBool::new(false);
+    let vm = Arc::new(Destination { ram: ram(bytes)?, plane: Mutex::default(), runs });
+    let listener = DestinationListener::start(
+        &"tcp:127.0.0.1:0".parse().map_err(|error| anyhow!("{error}"))?,
+        vm.clone(),
+        layout.clone(),
+        DestinationOptions::default(),
+    )?;
+    let options = SourceOptions { background: false, ..SourceOptions::default() };
+    let peer = listener.endpoint().clone();
+    let session = SourceSession::start(peer, Arc::new(Source(source)), layout, options)?;
+    let wait = |what: &str, done: &dyn Fn() -> bool| -> Result<()> {
+        while !done() {
+            interrupt::check()?;
+            ensure!(Instant::now() < deadline, "not {what} in time: {:?}", session.status());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    };
+    wait("switched", &|| vm.runs.load(Ordering::Acquire) || session.ended())?;
+    let plane = vm.plane().context("the move ended before its switch")?;
+    let asked = (way == Way::Asked).then_some(&*plane);
+    let start = Barrier::new(usize::try_from(threads)? + 1);
+    let (times, seconds) = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..threads)
+            .map(|number| {
+                let (ram, start) = (&vm.ram, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    touch(ram, asked, pages, number, threads)
+                })
+            })
+            .collect();
+        start.wait();
+        let started = Instant::now();
+        let mut times = Vec::new();
+        for thread in all {
+            times.extend(thread.join().map_err(|_| anyhow!("a thread that touches failed"))??);
+        }
+        anyhow::Ok((times, started.elapsed().as_secs_f64()))
+    })?;
+    wait("complete", &|| session.ended() && listener.status().verified)?;
+    let (requests, requested) = listener.requests();
+    let status = listener.status();
+    session.abandon();
+    listener.abandon();
+    let mut figures = Figures::default();
+    set_faults(&mut figures, &serde_json::to_value(status.faults)?);
+    figures.set("pages", times.len() as f64);
+    figures.set("faults_per_s", status.faults.count as f64 / seconds);
+    figures.set("pages_per_request", requested as f64 / requests.max(1) as f64);
+    for (name, share) in [("touch_p50_us", 0.5), ("touch_p99_us", 0.99), ("touch_max_us", 1.0)] {
+        figures.set(name, stats::quantile(&times, share));
+    }
+    Ok(FaultRun { figures, histogram: stats::histogram(&times) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_page_is_touched_once_and_all_of_them_arrive() {
+        for way in Way::ALL {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let run = generate(way, 3, 4 << 20, deadline).unwrap();
+            assert_eq!(run.figures.get("pages"), Some(1024.0), "{way:?}");
+            assert_eq!(run.histogram.iter().map(|(_, count)| count).sum::<usize>(), 1024);
+            assert!(run.figures.get("faults") > Some(0.0), "{way:?}: {:?}", run.figures);
+            assert!(run.figures.get("touch_p99_us") >= run.figures.get("touch_p50_us"));
+        }
+    }
+
+    #[test]
+    fn a_memory_that_the_order_of_touches_does_not_reach_is_refused() {
+        let why = generate(Way::Asked, 1, 3 * PAGE, Instant::now()).unwrap_err().to_string();
+        assert!(why.contains("no power of two"), "{why}");
+    }
+}

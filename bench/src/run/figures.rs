@@ -1,0 +1,156 @@
+//! The figures of a run, by name.
+
+use crate::stats::rounded;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// What a figure is.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Figure {
+    /// Its name in JSON and CSV.
+    pub name: &'static str,
+    /// Its heading in tables.
+    pub heading: &'static str,
+    /// What it says.
+    pub about: &'static str,
+    /// Whether tables for people show it.
+    pub shown: bool,
+}
+
+const fn shown(name: &'static str, heading: &'static str, about: &'static str) -> Figure {
+    Figure { name, heading, about, shown: true }
+}
+
+const fn kept(name: &'static str, heading: &'static str, about: &'static str) -> Figure {
+    Figure { name, heading, about, shown: false }
+}
+
+/// All of them, in the order of tables. Of each less is better, but for those whose name says rate or percent.
+pub const FIGURES: &[Figure] = &[
+    shown("total_ms", "total ms", "from the command until both ends say that all is there"),
+    shown("pause_ms", "pause ms", "from the source's STOP to the destination's RESUME event"),
+    shown("downtime_ms", "own downtime ms", "without a running guest, as the mover tells it"),
+    shown(
+        "drain_ms",
+        "drain ms",
+        "from the guest's start at the destination until all its pages are there",
+    ),
+    shown(
+        "raw_ms",
+        "raw ms",
+        "the same bytes over plain loopback TCP, placed by UFFDIO_COPY, beside the same guest",
+    ),
+    shown("drain_by_raw", "drain / raw", "the two before by each other"),
+    shown(
+        "gap_at_switch_ms",
+        "gap at switch ms",
+        "last heartbeat at the source to the first at the destination, period included",
+    ),
+    kept("longest_gap_ms", "longest gap ms", "between any two heartbeats of the move"),
+    shown("stall_ms", "stall ms", "silences over 20 ms in the whole move, added up"),
+    kept("stall_before_ms", "stall before ms", "the same in the two seconds before it"),
+    shown(
+        "back_to_90_ms",
+        "back to 90 % ms",
+        "from the last heartbeat at the source until writes go on at 90 % of their former rate",
+    ),
+    shown(
+        "first_second_percent",
+        "first second %",
+        "writes in the second after the switch, of those it would have had",
+    ),
+    kept("rate_before", "writes/s before", "in the two seconds before the move"),
+    shown("faults", "faults", "pages that the guest waited for, as the mover counts them"),
+    shown("fault_mean_us", "fault mean µs", "from fault to page, as the mover tells it"),
+    shown("fault_p50_us", "fault p50 µs", "the same"),
+    shown("fault_p99_us", "fault p99 µs", "the same"),
+    shown("fault_max_us", "fault max µs", "the same"),
+    shown(
+        "touch_p50_us",
+        "touch p50 µs",
+        "one random write, timed by the guest, present pages among them",
+    ),
+    shown("touch_p99_us", "touch p99 µs", "the same"),
+    shown("touch_max_us", "touch max µs", "the same"),
+    kept("guest_gap_ms", "guest's gap ms", "longest time between heartbeats by the guest's clock"),
+    kept(
+        "tick_gap_ms",
+        "blackout ms",
+        "longest time without a timer interrupt, by the guest's clock (x86-64)",
+    ),
+    shown("wire_mib", "wire MiB", "on all connections, as the mover counts them"),
+    kept("wire_by_filled", "wire / filled", "the same by the memory that the guest filled"),
+    shown("syscalls_per_page", "calls/page", "system calls of both ends, by pages filled (perf)"),
+    shown(
+        "switches_per_page",
+        "switches/page",
+        "context switches of both ends, by pages filled (perf)",
+    ),
+    kept(
+        "page_faults_per_page",
+        "kernel faults/page",
+        "page faults of both ends in the kernel's count, by pages filled (perf)",
+    ),
+    shown(
+        "cpu_us_per_page",
+        "CPU µs/page",
+        "of both ends, the running guest's own among it, by pages filled",
+    ),
+    kept("pages", "pages", "touched by the generator"),
+    kept("faults_per_s", "faults/s", "that arrived in a second"),
+    kept("pages_per_request", "pages/request", "faults that went in one message"),
+];
+
+/// Figures of one run.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(transparent)]
+pub struct Figures(BTreeMap<&'static str, f64>);
+
+impl Figures {
+    /// Sets one that is known.
+    ///
+    /// # Panics
+    /// When there is no such figure in the table.
+    pub fn set(&mut self, name: &'static str, value: impl Into<Option<f64>>) {
+        assert!(FIGURES.iter().any(|figure| figure.name == name), "no figure is called {name}");
+        if let Some(value) = value.into().filter(|value| value.is_finite()) {
+            self.0.insert(name, rounded(value));
+        }
+    }
+
+    /// One, if it is known.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.0.get(name).copied()
+    }
+
+    /// Those that are known.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        self.0.iter().map(|(name, value)| (*name, *value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FIGURES, Figures};
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_figure_has_a_name_of_its_own_and_a_heading() {
+        let names: BTreeSet<_> = FIGURES.iter().map(|figure| figure.name).collect();
+        assert_eq!(names.len(), FIGURES.len());
+        assert!(
+            FIGURES.iter().all(|figure| !figure.heading.is_empty() && !figure.about.is_empty())
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_there() {
+        let mut figures = Figures::default();
+        figures.set("total_ms", 12.3456);
+        figures.set("drain_ms", None);
+        figures.set("raw_ms", f64::NAN);
+        assert_eq!(figures.iter().collect::<Vec<_>>(), [("total_ms", 12.35)]);
+        assert_eq!(figures.get("drain_ms"), None);
+    }
+}

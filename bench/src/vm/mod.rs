@@ -1,0 +1,10 @@
+//! VMs as processes: started, spoken to by their JSON monitors, ended with their owner.
+
+pub mod huge;
+mod machine;
+mod process;
+mod qmp;
+
+pub use machine::{Machine, Words};
+pub use process::{VmProcess, connect, run_until};
+pub use qmp::{Downtime, Event, Faults, Pages, Qmp, Rounds, Status};
