@@ -1,4 +1,4 @@
-//! The Linux guest: Debian's riscv64 kernel and busybox, with our init and workload.
+//! The Linux guests: Debian's kernel and busybox of an architecture, with our init and workload.
 
 use std::{
     fs,
@@ -6,20 +6,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::{
-    apt::{self, Apt},
+    apt,
     cpio::Archive,
-    guest::{self, RISCV64_COMPILER as COMPILER},
+    guest::{self, Compiler, RISCV64_COMPILER, X86_64_COMPILER},
+    kernels::{self, Kernel},
     paths, run,
 };
 
 /// Raise it when this file changes what it makes out of the same input.
 const VERSION: u32 = 6;
-const CODENAME: &str = "trixie";
 /// The kernel's drivers for what our board has; loading more costs boot time. What they need
-/// comes along.
+/// comes along. That of virtio-mmio finds its devices in the device tree (riscv64) or by LNRO0005 in the
+/// ACPI tables (amd64).
 const MODULES: [&str; 5] =
     ["virtio_mmio", "virtio_blk", "virtio-rng", "virtio_net", "virtio_balloon"];
 /// Those that init loads only when the command line asks for them (`umem.modules=fs`).
@@ -27,35 +28,130 @@ const FILE_SYSTEM: [&str; 2] = ["crc32c_generic", "ext4"];
 const FOLDERS: [&str; 9] =
     ["bin", "dev", "etc", "lib", "lib/modules", "proc", "root", "sys", "tmp"];
 
-/// Builds what is missing or out of date in `guest/out/linux`.
+/// An architecture that Debian has a kernel for.
+pub(crate) struct Target {
+    /// Debian's packages; its folder is the one in `guest/out` too.
+    packages: Kernel,
+    /// The kernel's file in `guest/out`, by the name of its format.
+    kernel: &'static str,
+    compiler: Compiler,
+    /// The C library to link the workload with, and the package that has it.
+    library: (&'static str, &'static str),
+}
+
+const fn packages(
+    architecture: &'static str,
+    package: &'static str,
+    folder: &'static str,
+) -> Kernel {
+    let suites = ["trixie", "stable"];
+    Kernel { architecture, suites, package, beside: &["busybox-static"], folder }
+}
+
+/// What the software CPU runs.
+pub(crate) const RISCV64: Target = Target {
+    packages: packages("riscv64", "linux-image-riscv64", "linux"),
+    kernel: "Image",
+    compiler: RISCV64_COMPILER,
+    library: ("/usr/riscv64-linux-gnu/lib/libc.a", "libc6-dev-riscv64-cross"),
+};
+
+/// What KVM runs on an x86-64 host.
+pub(crate) const AMD64: Target = Target {
+    packages: packages("amd64", "linux-image-amd64", "linux-amd64"),
+    kernel: "bzImage",
+    compiler: X86_64_COMPILER,
+    library: if cfg!(target_arch = "x86_64") {
+        ("/usr/lib/x86_64-linux-gnu/libc.a", "libc6-dev")
+    } else {
+        ("/usr/x86_64-linux-gnu/lib/libc.a", "libc6-dev-amd64-cross")
+    },
+};
+
+/// Builds what is missing or out of date in `guest/out/linux`: the riscv64 guest, which tests need.
 pub(crate) fn build() -> Result<()> {
-    let out = paths::linux_out();
-    let stamp = stamp()?;
-    let current = fs::read_to_string(out.join("stamp")).unwrap_or_default() == stamp;
-    if current && !run::is_missing(&out.join("Image"))? {
-        println!("guest: {} is up to date", out.display());
-        return Ok(());
+    RISCV64.build()
+}
+
+impl Target {
+    /// Where it is when it is built.
+    pub(crate) fn out(&self) -> PathBuf {
+        paths::guest_out().join(self.packages.folder)
     }
-    apt::need(&[
-        COMPILER,
-        ("/usr/riscv64-linux-gnu/lib/libc.a", "libc6-dev-riscv64-cross"),
-        ("dpkg-deb", "dpkg"),
-        ("xz", "xz-utils"),
-    ])?;
-    let parts = parts()?;
-    fs::create_dir_all(&out)?;
-    let workload = out.join("workload");
-    compile_workload(&workload)?;
-    fs::write(out.join("initramfs.cpio"), initramfs(&parts, &fs::read(&workload)?)?)?;
-    fs::copy(parts.join("Image"), out.join("Image"))?;
-    fs::copy(parts.join("version"), out.join("version"))?;
-    fs::write(out.join("stamp"), stamp)?;
-    println!(
-        "guest: {} built: {}",
-        out.display(),
-        fs::read_to_string(parts.join("version"))?.trim()
-    );
-    Ok(())
+
+    /// The kernel.
+    pub(crate) fn kernel(&self) -> PathBuf {
+        self.out().join(self.kernel)
+    }
+
+    /// The initial RAM disk.
+    pub(crate) fn initramfs(&self) -> PathBuf {
+        self.out().join("initramfs.cpio")
+    }
+
+    /// Builds what is missing or out of date of it.
+    pub(crate) fn build(&self) -> Result<()> {
+        let out = self.out();
+        let stamp = stamp()?;
+        let current = fs::read_to_string(out.join("stamp")).unwrap_or_default() == stamp;
+        if current && !run::is_missing(&self.kernel())? {
+            println!("guest: {} is up to date", out.display());
+            return Ok(());
+        }
+        apt::need(&[self.compiler, self.library, ("dpkg-deb", "dpkg"), ("xz", "xz-utils")])?;
+        let parts = self.parts()?;
+        fs::create_dir_all(&out)?;
+        let workload = out.join("workload");
+        self.compile_workload(&workload)?;
+        fs::write(self.initramfs(), initramfs(&parts, &fs::read(&workload)?)?)?;
+        fs::copy(parts.join(self.kernel), self.kernel())?;
+        fs::copy(parts.join("version"), out.join("version"))?;
+        fs::write(out.join("stamp"), stamp)?;
+        let version = fs::read_to_string(parts.join("version"))?;
+        println!("guest: {} built: {}", out.display(), version.trim());
+        Ok(())
+    }
+
+    fn compile_workload(&self, to: &Path) -> Result<()> {
+        let root = paths::root().join("guest");
+        let flags = ["-std=gnu11", "-O2", "-pthread", "-static", "-s", "-Wall"];
+        let mut command = run::command(self.compiler.0, flags);
+        command.args(["-Wextra", "-Werror", "-I../common", "-o"]).arg(to);
+        command.args(guest::sources(&root.join("linux"))?);
+        command.args(guest::sources(&root.join("common"))?);
+        run::output(command.current_dir(root.join("linux"))).map(drop)
+    }
+
+    fn cache(&self) -> PathBuf {
+        paths::cache().join(self.packages.folder)
+    }
+
+    /// Kernel, modules and busybox, taken from Debian's packages once and kept in the cache.
+    fn parts(&self) -> Result<PathBuf> {
+        let parts = self.cache().join("parts");
+        let mark = parts.join("complete");
+        if fs::read_to_string(&mark).is_ok_and(|text| text == VERSION.to_string()) {
+            return Ok(parts);
+        }
+        eprintln!("xtask: fetching Debian's {} kernel and busybox", self.packages.architecture);
+        let debs = self.packages.fetch()?;
+        let root = self.cache().join("root");
+        for folder in [&root, &parts] {
+            if !run::is_missing(folder)? {
+                fs::remove_dir_all(folder)?;
+            }
+        }
+        apt::unpack(&debs, &root)?;
+        fs::create_dir_all(parts.join("modules"))?;
+        let release = kernels::take(&root, &parts.join(self.kernel))?;
+        take_modules(&root.join("usr/lib/modules").join(&release), &parts.join("modules"))?;
+        fs::copy(root.join("usr/bin/busybox"), parts.join("busybox"))
+            .context("no busybox in its package")?;
+        fs::write(parts.join("version"), kernels::names(&debs) + "\n")?;
+        fs::remove_dir_all(&root)?;
+        fs::write(mark, VERSION.to_string())?;
+        Ok(parts)
+    }
 }
 
 /// A hash of everything of ours that goes into the guest.
@@ -72,85 +168,6 @@ fn stamp() -> Result<String> {
         }
     }
     Ok(format!("{:016x}\n", hasher.finish()))
-}
-
-fn compile_workload(to: &Path) -> Result<()> {
-    let root = paths::root().join("guest");
-    let mut command =
-        run::command(COMPILER.0, ["-std=gnu11", "-O2", "-pthread", "-static", "-s", "-Wall"]);
-    command.args(["-Wextra", "-Werror", "-I../common", "-o"]).arg(to);
-    command.args(guest::sources(&root.join("linux"))?).args(guest::sources(&root.join("common"))?);
-    run::output(command.current_dir(root.join("linux"))).map(drop)
-}
-
-/// Kernel, modules and busybox, taken from Debian's packages once and kept in the cache.
-fn parts() -> Result<PathBuf> {
-    let parts = paths::cache().join("linux/parts");
-    let mark = parts.join("complete");
-    if fs::read_to_string(&mark).is_ok_and(|text| text == VERSION.to_string()) {
-        return Ok(parts);
-    }
-    eprintln!("xtask: fetching Debian's riscv64 kernel and busybox");
-    let debs = packages()?;
-    let root = paths::cache().join("linux/root");
-    for folder in [&root, &parts] {
-        if !run::is_missing(folder)? {
-            fs::remove_dir_all(folder)?;
-        }
-    }
-    apt::unpack(&debs, &root)?;
-    fs::create_dir_all(parts.join("modules"))?;
-    let release = take_kernel(&root, &parts)?;
-    take_modules(&root.join("usr/lib/modules").join(&release), &parts.join("modules"))?;
-    fs::copy(root.join("usr/bin/busybox"), parts.join("busybox"))
-        .context("no busybox in its package")?;
-    let names = debs.iter().filter_map(|deb| deb.file_stem()).map(|name| name.to_string_lossy());
-    fs::write(parts.join("version"), names.collect::<Vec<_>>().join(" ") + "\n")?;
-    fs::remove_dir_all(&root)?;
-    fs::write(mark, VERSION.to_string())?;
-    Ok(parts)
-}
-
-/// Downloads the packages. While a mirror is being renewed the suite's name may not match its lists, and
-/// its other name, `stable`, still does: that is tried next, if it is the same release.
-fn packages() -> Result<Vec<PathBuf>> {
-    let mut errors = Vec::new();
-    for suite in [CODENAME, "stable"] {
-        match packages_of(suite) {
-            Ok(debs) => return Ok(debs),
-            Err(error) => errors.push(format!("{suite}: {error:#}")),
-        }
-    }
-    bail!("cannot fetch the kernel: {}", errors.join("; "))
-}
-
-fn packages_of(suite: &str) -> Result<Vec<PathBuf>> {
-    let folder = paths::cache().join("linux").join(suite);
-    let apt = Apt::new(&folder, "riscv64", &[suite], false)?;
-    apt.update()?;
-    if suite != CODENAME && !apt.is_release(CODENAME)? {
-        bail!("is not {CODENAME} any more");
-    }
-    let depends = apt.depends("linux-image-riscv64")?;
-    let kernel = depends
-        .iter()
-        .find(|name| name.starts_with("linux-image-"))
-        .context("linux-image-riscv64 names no kernel")?;
-    apt.download(&[kernel, "busybox-static"])
-}
-
-/// Copies the kernel, and gives its release.
-fn take_kernel(root: &Path, parts: &Path) -> Result<String> {
-    for entry in fs::read_dir(root.join("boot")).context("no /boot in the kernel's package")? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        // Debian calls this architecture's flat image vmlinux.
-        if let Some(release) = name.strip_prefix("vmlinux-").or(name.strip_prefix("vmlinuz-")) {
-            fs::copy(&path, parts.join("Image"))?;
-            return Ok(release.to_owned());
-        }
-    }
-    bail!("no kernel in {}", root.join("boot").display())
 }
 
 /// Unpacks the modules and those they need, and writes the order to load them in.

@@ -4,9 +4,12 @@ mod apt;
 mod bench;
 mod cpio;
 mod guest;
+mod kernels;
+mod kvm_check;
 mod layers;
 mod lint;
 mod linux;
+mod linux_x86;
 mod paths;
 mod python;
 mod qemu;
@@ -42,17 +45,20 @@ enum Task {
     Qemu,
     /// Find or make the Python that has QEMU's QMP client and say where it is
     QmpClient,
-    /// Build the guests: the test guest's image in the repository, and Linux in guest/out
+    /// Build the guests: the test guests' images in the repository, and Linux in guest/out
     Guest {
         /// Only check that the image in the repository is what its source gives
         #[arg(long, conflicts_with = "only")]
         check: bool,
-        /// Only one of them: test or linux
-        #[arg(value_parser = ["test", "linux"])]
+        /// Only one of them: test, linux, linux-x86 (a kernel alone), or linux-amd64 (for kvm-check; built only
+        /// when it is named)
+        #[arg(value_parser = ["test", "linux", "linux-x86", "linux-amd64"])]
         only: Option<String>,
     },
     /// Move one busy Linux back and forth many times, and see that nothing grows
     Soak(soak::Options),
+    /// Run everything that needs a KVM with the hardware's help: Debian's kernel, moved in every mode
+    KvmCheck(kvm_check::Options),
     /// Measure umem beside QEMU on the same images in one run
     Bench(bench::Options),
 }
@@ -87,6 +93,7 @@ fn perform(task: Task) -> Result<()> {
             Ok(())
         }
         Task::Soak(options) => soak::moves(&options),
+        Task::KvmCheck(options) => kvm_check::check(&options),
         Task::Bench(options) => bench::measure(&options),
         Task::Guest { check: true, .. } => guest::check(),
         Task::Guest { only, .. } => {
@@ -96,6 +103,12 @@ fn perform(task: Task) -> Result<()> {
             }
             if wanted("linux") {
                 linux::build()?;
+            }
+            if wanted("linux-x86") {
+                linux_x86::build()?;
+            }
+            if only.as_deref() == Some("linux-amd64") {
+                linux::AMD64.build()?;
             }
             Ok(())
         }

@@ -17,8 +17,18 @@ pub(crate) fn cache() -> PathBuf {
 }
 
 /// Guests that are built and not in the repository; safe to delete.
+pub(crate) fn guest_out() -> PathBuf {
+    root().join("guest/out")
+}
+
+/// The riscv64 Linux guest among them.
 pub(crate) fn linux_out() -> PathBuf {
-    root().join("guest/out/linux")
+    guest_out().join("linux")
+}
+
+/// Kernels for x86-64 that are fetched; safe to delete.
+pub(crate) fn linux_x86_out() -> PathBuf {
+    root().join("guest/out/linux-x86")
 }
 
 /// Where cargo builds to: as cargo itself says, since the environment may move it.

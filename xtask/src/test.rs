@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{apt, linux, paths, python, qemu, run};
+use crate::{apt, linux, linux_x86, paths, python, qemu, run};
 
 /// What was left out, and why; told at the end.
 #[derive(Default)]
@@ -18,7 +18,8 @@ struct Skipped(Vec<String>);
 /// Gets emulators and guests, builds the program, and runs `cargo test --workspace` with `arguments`.
 ///
 /// Tests find things by these variables: `UMEM_BIN` (the program, release build), `UMEM_QEMU_USER`,
-/// `UMEM_QEMU_SYSTEM`, `UMEM_QEMU_X86`, `UMEM_LINUX` (folder with `Image` and `initramfs.cpio`), `UMEM_QMP_PYTHON` (a Python that
+/// `UMEM_QEMU_SYSTEM`, `UMEM_QEMU_X86`, `UMEM_LINUX` (folder with `Image` and
+/// `initramfs.cpio`), `UMEM_LINUX_X86` (folder with `bzImage` and `vmlinux`), `UMEM_QMP_PYTHON` (a Python that
 /// has QEMU's QMP client), and `UMEM_SKIP_LOG`: a file to which a test that cannot run here appends one line
 /// `name: why`.
 pub(crate) fn all(arguments: &[String]) -> Result<()> {
@@ -43,12 +44,16 @@ pub(crate) fn with(arguments: &[String], mut variables: Vec<(&str, PathBuf)>) ->
         Ok(()) => variables.push(("UMEM_LINUX", paths::linux_out())),
         Err(error) => skipped.0.push(format!("no Linux guest: {error:#}")),
     }
+    match linux_x86::build() {
+        Ok(()) => variables.push(("UMEM_LINUX_X86", paths::linux_x86_out())),
+        Err(error) => skipped.0.push(format!("no Linux for x86-64: {error:#}")),
+    }
     match python::ensure() {
         Ok(python) => variables.push(("UMEM_QMP_PYTHON", python)),
         Err(error) => skipped.0.push(format!("no QMP client of QEMU's: {error:#}")),
     }
     // Each test that needs one of them says so when it is not there.
-    let tools = [("/usr/sbin/mke2fs", "e2fsprogs"), ("ip", "iproute2")];
+    let tools = [("/usr/sbin/mke2fs", "e2fsprogs"), ("ip", "iproute2"), ("iasl", "acpica-tools")];
     if let Err(error) = apt::need(&tools) {
         eprintln!("test: {error:#}");
     }
