@@ -26,6 +26,16 @@ pub fn kvm_works() -> bool {
     File::options().read(true).write(true).open("/dev/kvm").is_ok()
 }
 
+/// As [`kvm_works`]; where it does not, a note for the end of the run.
+#[must_use]
+pub fn kvm_or_skip(test: &str) -> bool {
+    let works = kvm_works();
+    if !works {
+        crate::skipped(&format!("{test}: no /dev/kvm that this user may open"));
+    }
+    works
+}
+
 impl Accelerator {
     /// KVM, or, with a note for the end of the run, QEMU itself.
     #[must_use]
@@ -70,6 +80,22 @@ impl Qemu {
         accelerator: Accelerator,
         options: &str,
     ) -> Self {
+        Self::start_with(lab, program, name, accelerator, options, "")
+    }
+
+    /// As [`Self::start`], with more boot arguments.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn start_with(
+        lab: &Lab,
+        program: &Path,
+        name: &str,
+        accelerator: Accelerator,
+        options: &str,
+        arguments: &str,
+    ) -> Self {
         let place = |kind: &str| lab.path(&format!("{name}.{kind}"));
         let (serial, qmp) = (place("serial"), place("qmp"));
         let words: Vec<&str> = options.split_whitespace().collect();
@@ -85,7 +111,7 @@ impl Qemu {
             .args(["-serial", &format!("unix:{},server=on", serial.display())])
             .args(["-qmp", &format!("unix:{},server=on,wait=off", qmp.display())])
             // The firmware of QEMU's machines leaves things in memory that is free.
-            .args(["-append", "wipe=1 rate=2000 fill=70 beat_us=2000 seed=7"])
+            .args(["-append", &format!("wipe=1 rate=2000 fill=70 beat_us=2000 seed=7 {arguments}")])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

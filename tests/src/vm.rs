@@ -2,7 +2,7 @@
 
 use crate::lab::{Log, until};
 use crate::monitor::{Qmp, Text};
-use crate::program::{linux, program, test_guest};
+use crate::program::{linux, program, test_guest, test_guest_x86};
 use crate::serial::Serial;
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
@@ -25,6 +25,7 @@ pub struct Builder {
     ordinary_user: bool,
     namespace: Option<String>,
     small_disk: Option<PathBuf>,
+    kernel_faults: bool,
 }
 
 impl Builder {
@@ -39,6 +40,7 @@ impl Builder {
             ordinary_user: false,
             namespace: None,
             small_disk: None,
+            kernel_faults: true,
         }
     }
 
@@ -53,6 +55,13 @@ impl Builder {
     #[must_use]
     pub fn bare(self, arguments: &str) -> Self {
         let kernel = test_guest();
+        self.option(["-kernel".as_ref(), kernel.as_os_str()]).option(["-append", arguments])
+    }
+
+    /// Boots the bare-metal guest for x86-64, which needs `-accel kvm`.
+    #[must_use]
+    pub fn bare_x86(self, arguments: &str) -> Self {
+        let kernel = test_guest_x86();
         self.option(["-kernel".as_ref(), kernel.as_os_str()]).option(["-append", arguments])
     }
 
@@ -93,12 +102,26 @@ impl Builder {
         self
     }
 
+    /// May have a userfaultfd for user mode only. Needs [`may_mount`].
+    #[must_use]
+    pub fn without_kernel_faults(mut self) -> Self {
+        self.kernel_faults = false;
+        self
+    }
+
     /// The process, still to be given its sockets.
     fn command(&mut self) -> Command {
         if let Some(namespace) = &self.namespace {
             // It becomes the program: the process is the same.
             let mut command = Command::new("ip");
             command.args(["netns", "exec", namespace]).arg(program()).args(&self.arguments);
+            return command;
+        }
+        if !self.kernel_faults {
+            let mut command = Command::new("unshare");
+            let script = "mount --bind /dev/null /dev/userfaultfd && exec setpriv \
+                          --bounding-set=-sys_ptrace --inh-caps=-sys_ptrace \"$0\" \"$@\"";
+            command.args(["-m", "sh", "-c", script]).arg(program()).args(&self.arguments);
             return command;
         }
         if let Some(folder) = &self.small_disk {

@@ -266,7 +266,7 @@ fn source_dies(seed: u32, options: &str) {
         assert_eq!(destination.status(), "paused");
     } else {
         // A thread that waits in the kernel stops when it has its page.
-        refuse(&mut destination, "stop", &["hart 0 waits for page 0x", "as soon as it can"]);
+        refuse(&mut destination, "stop", &["vCPU 0 waits for page 0x", "as soon as it can"]);
     }
     accept(&mut destination, "cont");
     assert_eq!(destination.status(), "running");

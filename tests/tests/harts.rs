@@ -138,7 +138,7 @@ fn both_ends_need_the_same_number_of_harts() {
     let uri = there.address();
     accept(&mut here, &format!("migrate -p {uri}"));
     here.wait_phase(&["failed"]);
-    umem_tests::moving::error(&mut here, &["harts", "3", "2"]);
+    umem_tests::moving::error(&mut here, &["vCPUs", "3", "2"]);
     umem_tests::moving::stays(&mut here);
 }
 
