@@ -156,34 +156,7 @@ fn the_x86_guest_says_which_device_is_not_there() {
     assert_eq!(line, "umem-guest rng at 0x00000000feb00000 is a device of another kind");
 }
 
-/// What is on the disk, what the devices were asked for and what they had to tell arrive with the guest.
-fn moves_with_devices(test: &str, postcopy: bool) {
-    let Some((qemu, accelerator)) = find(test) else { return };
-    let lab = Lab::new();
-    let image = scratch::make(&lab);
-    let options = with_devices(&image);
-    let mut here = Qemu::start_with(&lab, &qemu, "a", accelerator, &options, DEVICES);
-    let waiting = format!("{options} -incoming defer");
-    let mut there = Qemu::start_with(&lab, &qemu, "b", accelerator, &waiting, DEVICES);
-    here.serial.wait_line(0, "ready ");
-    let before = scratch::go_on(Requests::default(), || here.verdict());
-    here.serial.send(b"m");
-    here.move_to(&mut there, &lab, postcopy);
-    there.serial.wait_beats(20);
-    scratch::go_on(before, || there.verdict());
-    scratch::alter(&image);
-    assert!(bad_sectors(&there.verdict()) > 1);
-}
-
-#[test]
-fn the_x86_guest_keeps_its_devices_through_qemus_precopy() {
-    moves_with_devices("x86 guest's devices through QEMU's precopy", false);
-}
-
-#[test]
-fn the_x86_guest_keeps_its_devices_through_qemus_postcopy() {
-    moves_with_devices("x86 guest's devices through QEMU's postcopy", true);
-}
+// Moves with the devices busy are in kvm_devices.rs: QEMU 10's microvm has lost a disk's interrupt in one.
 
 fn moves(test: &str, postcopy: bool) {
     let Some((qemu, accelerator)) = find(test) else { return };
