@@ -5,9 +5,11 @@
 //! whoever collects or a vCPU whose ring is full: so no page is read between its entry and its protection.
 //!
 //! The kernel has a vCPU come out when its ring is nearly full, and does not look whether it is when it adds an
-//! entry. A KVM without hardware help, which emulates the guest's kernel and adds an entry for each of its
-//! stores, has been seen to run over: entries are lost, and the place where the kernel goes on is no longer
-//! the one where this process does. That shows: a ring that is full to the last entry, entries behind a
+//! entry. On a KVM without hardware help and a busy host, moves by rings have lost pages, a vCPU standing still
+//! all the while. What fits that: such a KVM emulates the guest's kernel, adds an entry for each of its stores,
+//! and a ring runs over; entries are lost, and the place where the kernel goes on is no longer the one where
+//! this process does. It was not seen again since that is looked for, neither as a loss nor as an error, so the
+//! cause is not proven. It would show: a ring that is full to the last entry, entries behind a
 //! place that has none, or fewer given back than were taken. Then nothing that was collected counts
 //! ([`Rings::collect`] fails, and with it the migration), and the ring is put right so that the vCPU goes on.
 
