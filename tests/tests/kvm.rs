@@ -83,34 +83,6 @@ fn processors_under_kvm_move_by_precopy() {
     moves("KVM: precopy", "-m 128M -smp 3", "", "migrate");
 }
 
-/// Rings that tell of all that was written are enough for rounds. A KVM that emulates the guest's kernel lets
-/// them run over: then the guest stays where it is, and no page is lost.
-#[test]
-fn what_rings_tell_of_written_pages_is_enough_or_the_move_fails() {
-    if !kvm_or_skip("KVM: precopy with dirty rings") {
-        return;
-    }
-    let lab = Lab::new();
-    let machine = "-m 128M -smp 3 -accel kvm,dirty-log=ring";
-    let mut here = lab.vm("a", machine).bare_x86(&busy(12)).start();
-    ready(&here);
-    for name in ["b", "c", "d"] {
-        let mut there = lab.vm(name, &format!("{machine} -incoming tcp:127.0.0.1:0")).start();
-        let seen = well(&here, 3);
-        let uri = there.address();
-        accept(&mut here, &format!("migrate {uri}"));
-        if here.wait_phase(&["completed", "failed"])["phase"] == "failed" {
-            error(&mut here, &["run over", "dirty-log=bitmap"]);
-            stays(&mut here);
-            goes_on(&here, 3, seen);
-        } else {
-            complete(&mut here, &mut there);
-            goes_on(&there, 3, seen);
-            here = there;
-        }
-    }
-}
-
 #[test]
 fn processors_under_kvm_move_in_rounds_and_by_postcopy() {
     moves("KVM: hybrid", "-m 128M -smp 3", "-postcopy", "migrate -p --precopy 2");

@@ -57,7 +57,6 @@ fn what_this_version_lacks_is_said_clearly() {
     refused("-kernel k -smp 0", &["-smp"]);
     refused("-kernel k -accel xen", &["'xen'", "kvm and tcg"]);
     refused("-kernel k -accel tcg -cpu host", &["-cpu", "accel=kvm"]);
-    refused("-kernel k -accel tcg,dirty-log=ring", &["dirty-log=ring", "accel=kvm"]);
 }
 
 #[test]

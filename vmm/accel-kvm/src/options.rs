@@ -6,7 +6,8 @@ pub enum DirtyChoice {
     /// The cheaper one that this kernel has.
     #[default]
     Auto,
-    /// A ring of page numbers for each vCPU (KVM_CAP_DIRTY_LOG_RING).
+    /// A ring of page numbers for each vCPU (KVM_CAP_DIRTY_LOG_RING). Has lost pages on a KVM without hardware
+    /// help, for a reason that is not proven (`dirty/rings.rs`): not for guests that matter.
     Ring,
     /// A bitmap for each block of RAM.
     Bitmap,

@@ -120,8 +120,6 @@ pub struct VmConfig {
     /// What the guest sees of the host's processor; not given: all that can move. Only for accelerators that
     /// have one.
     pub cpu: Option<CpuConfig>,
-    /// Whether KVM is to note the vCPUs' stores in rings, not in a bitmap. Only for accel=kvm.
-    pub dirty_ring: bool,
     /// RAM in bytes; a multiple of 4 KiB, and of the host's pages that it is made of.
     pub memory_bytes: u64,
     /// What RAM is made of; not given: anonymous memory, or a memfd where pages are to arrive by way of one.
@@ -255,9 +253,6 @@ impl VmConfig {
                 mib(most_ram)
             ));
         }
-        if self.dirty_ring && self.accelerator == AcceleratorKind::Tcg {
-            return Err("dirty-log=ring goes only with accel=kvm".to_owned());
-        }
         if self.cpu.is_some() && !has_cpu_options {
             return Err(
                 "-cpu goes only with accel=kvm: the software CPU is always the same".to_owned()
@@ -276,7 +271,6 @@ impl Default for VmConfig {
             name: None,
             accelerator: AcceleratorKind::default(),
             cpu: None,
-            dirty_ring: false,
             memory_bytes: 128 << 20,
             memory_backend: None,
             prealloc: false,

@@ -36,7 +36,7 @@ pub enum VmError {
     #[error("{0}")]
     Config(String),
     /// The guest cannot be booted.
-    #[error("{0}")]
+    #[error(transparent)]
     Load(Box<dyn std::error::Error + Send + Sync>),
     /// The accelerator refuses something.
     #[error(transparent)]

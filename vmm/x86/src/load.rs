@@ -23,20 +23,6 @@ pub struct BootFiles<'a> {
     pub command_line: &'a str,
 }
 
-impl BootFiles<'_> {
-    /// Whether the files can be read.
-    ///
-    /// # Errors
-    /// Names the one that cannot.
-    pub fn readable(&self) -> Result<(), BootError> {
-        let initrd = self.initrd.map(|path| (INITRD, path));
-        for (what, path) in [(KERNEL, self.kernel)].into_iter().chain(initrd) {
-            std::fs::File::open(path).map_err(cannot_read(what, path))?;
-        }
-        Ok(())
-    }
-}
-
 const KERNEL: &str = "kernel";
 const INITRD: &str = "initial RAM disk";
 

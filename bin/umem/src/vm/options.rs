@@ -59,13 +59,7 @@ pub(super) static GROUPS: &[(&str, &[OptionRow])] = &[
                  software CPU (default), kvm the host's x86-64; kvm:tcg takes the first that works",
                 values::machine,
             ),
-            many(
-                "accel",
-                "tcg|kvm[:tcg][,dirty-log=bitmap|ring]",
-                "accelerator, as -machine accel=; dirty-log: where KVM notes what the guest writes\n\
-                 (bitmap, the default, costs less unless RAM is very large and hardly written)",
-                values::accelerator,
-            ),
+            many("accel", "tcg|kvm[:tcg]", "accelerator, as -machine accel=", values::accelerator),
             one("m", "SIZE", "RAM: 1G, 512M, or a number of MiB (default 128)", |draft, text| {
                 draft.config.memory_bytes = values::memory(text)?;
                 draft.memory_given = true;

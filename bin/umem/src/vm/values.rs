@@ -41,16 +41,7 @@ fn board(name: &str) -> Result<(), String> {
 }
 
 /// Takes the first of `kvm:tcg` that works here, or the last.
-pub(super) fn accelerator(draft: &mut Draft, text: &str) -> Result<(), String> {
-    let parts = parts(text);
-    let (names, options) = parts.split_first().ok_or("it is empty")?;
-    for option in options {
-        match option.split_once('=') {
-            Some(("dirty-log", "ring")) => draft.config.dirty_ring = true,
-            Some(("dirty-log", "bitmap")) => draft.config.dirty_ring = false,
-            _ => return Err(format!("'{option}' is not known; use dirty-log=bitmap|ring")),
-        }
-    }
+pub(super) fn accelerator(draft: &mut Draft, names: &str) -> Result<(), String> {
     let mut named = Vec::new();
     for name in names.split(':') {
         named.push(match name {

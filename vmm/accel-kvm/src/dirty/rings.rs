@@ -28,8 +28,7 @@ const MOST_ENTRIES: u64 = 1 << 16;
 /// Fewest: the kernel keeps up to 576 to itself.
 const FEWEST_ENTRIES: u64 = 1 << 10;
 
-const RAN_OVER: &str = "KVM of this host lets a dirty ring run over, and writes of the guest are not noted; start the \
-                        VM with -accel kvm,dirty-log=bitmap";
+const RAN_OVER: &str = "a dirty ring of KVM ran over, and writes of the guest were not noted";
 
 #[derive(Debug)]
 pub(super) struct Rings {

@@ -37,7 +37,7 @@ pub(crate) enum LoadError {
     Format(PathBuf),
     /// The kernel is for another architecture.
     #[error(
-        "{path}: an ELF file for machine {machine}, but accel=tcg runs riscv64 (machine {EM_RISCV})"
+        "{path}: an ELF file for machine {machine}, but accel=tcg runs riscv64 (machine {EM_RISCV}); use accel=kvm for the host's own architecture"
     )]
     Architecture {
         /// Its path.

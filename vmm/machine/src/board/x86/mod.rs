@@ -12,7 +12,7 @@ use crate::memory::GuestPages;
 use crate::requests::{Requests, ResetRequest};
 use crate::vm::VmError;
 use accel::{MachineClock, VcpuHandle};
-use accel_kvm::{CpuOptions, DirtyChoice, Host, KvmError, KvmOptions, KvmVm};
+use accel_kvm::{CpuOptions, Host, KvmError, KvmOptions, KvmVm};
 use chips::Chips;
 use devices::{AcpiPower, AcpiPowerConfig, InterruptLine, KeyboardReset, PowerRequest, Uart};
 use processor::Processor;
@@ -67,8 +67,7 @@ impl Pc {
     fn new(config: &VmConfig, pages: &GuestPages) -> Result<Self, VmError> {
         let cpu = config.cpu.clone().unwrap_or_default();
         let cpu = CpuOptions { async_page_faults: cpu.async_page_faults, disabled: cpu.without };
-        let dirty = if config.dirty_ring { DirtyChoice::Ring } else { DirtyChoice::Auto };
-        let options = KvmOptions { cpu, dirty };
+        let options = KvmOptions { cpu, ..KvmOptions::default() };
         let host = Host::open().map_err(refused)?;
         let fault_notice = match config.fault_path() {
             FaultPath::Uffd => FaultNotice::KernelReader,
