@@ -91,7 +91,13 @@ impl SourceVm for Source {
 
     fn stop(&self) -> Result<StoppedGuest, String> {
         let ram = freeze(&self.0);
-        Ok(StoppedGuest { package: vec![1], ram, stopped_at: Instant::now(), parts: Vec::new() })
+        Ok(StoppedGuest {
+            package: vec![1],
+            ram,
+            working_set: Vec::new(),
+            stopped_at: Instant::now(),
+            parts: Vec::new(),
+        })
     }
 
     fn handover_begun(&self) {}

@@ -64,7 +64,13 @@ impl SourceVm for Source {
         // SAFETY: nobody writes this RAM after its creation.
         let ram = unsafe { self.0.freeze() };
         let (package, parts) = (vec![1], Vec::new());
-        Ok(StoppedGuest { package, ram, stopped_at: Instant::now(), parts })
+        Ok(StoppedGuest {
+            package,
+            ram,
+            working_set: Vec::new(),
+            stopped_at: Instant::now(),
+            parts,
+        })
     }
 
     fn handover_begun(&self) {}

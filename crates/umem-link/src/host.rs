@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use umem_fault::FaultPlane;
-use umem_memory::{DirtySource, FrozenRam, GuestRam, PageBitmap};
+use umem_memory::{DirtySource, FrozenRam, GuestRam, PageBitmap, PageIndex};
 use umem_wire::{MachineDescription, Mode};
 
 /// A guest that stands still.
@@ -12,6 +12,9 @@ pub struct StoppedGuest {
     pub package: Vec<u8>,
     /// Its RAM, which nobody writes any more.
     pub ram: FrozenRam,
+    /// Pages that it is likely to touch first, the surest first; may be empty. Where all pages move after
+    /// the stop they go out beside the state, unasked.
+    pub working_set: Vec<PageIndex>,
     /// When it stopped.
     pub stopped_at: Instant,
     /// What the stop consisted of, in order, and how long each part took.

@@ -190,6 +190,16 @@ impl SendPlan {
         Ok(order)
     }
 
+    /// What goes out before anybody asks: those of these pages that were not sent. They count as sent. Pages
+    /// that do not exist are left out.
+    pub fn ahead(&self, pages: &[PageIndex]) -> Vec<Wanted> {
+        let exist = pages.iter().copied().filter(|page| page.0 < self.total());
+        exist
+            .filter(|page| self.claim(*page))
+            .map(|page| Wanted { page, cause: Cause::Prefault, first: true })
+            .collect()
+    }
+
     /// The page number behind the block of a page.
     fn end_of_block(&self, page: u64) -> u64 {
         let block = self.layout.block_of(PageIndex(page));

@@ -2,9 +2,9 @@
 
 use crate::error::{Part, SnapshotError};
 use std::path::Path;
+use twox_hash::XxHash3_128;
 use umem_memory::{PageIndex, PageSize};
 use umem_wire::{MAX_STATE_BYTES, MachineDescription};
-use xxhash_rust::xxh3::xxh3_128;
 
 /// Bytes of the header.
 pub(crate) const HEADER_BYTES: usize = 4096;
@@ -26,7 +26,7 @@ pub(crate) struct Section {
 
 impl Section {
     pub(crate) fn of(content: &[u8]) -> Self {
-        Self { bytes: content.len() as u64, hash: xxh3_128(content) }
+        Self { bytes: content.len() as u64, hash: XxHash3_128::oneshot(content) }
     }
 }
 
@@ -131,7 +131,7 @@ impl Header {
             out.extend_from_slice(&section.hash.to_le_bytes());
         }
         out.resize(HASHED_BYTES, 0);
-        let hash = xxh3_128(&out);
+        let hash = XxHash3_128::oneshot(&out);
         out.extend_from_slice(&hash.to_le_bytes());
         out
     }
@@ -182,7 +182,7 @@ impl Header {
 fn check_hash(path: &Path, bytes: &[u8; HEADER_BYTES]) -> Result<(), SnapshotError> {
     let (hashed, hash) = bytes.split_at(HASHED_BYTES);
     let expected = hash.first_chunk().map_or(0, |hash| u128::from_le_bytes(*hash));
-    let got = xxh3_128(hashed);
+    let got = XxHash3_128::oneshot(hashed);
     if got == expected {
         return Ok(());
     }
@@ -235,7 +235,7 @@ mod tests {
         let mut bytes = header().encode();
         bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
         bytes.truncate(HASHED_BYTES);
-        let hash = xxh3_128(&bytes);
+        let hash = XxHash3_128::oneshot(&bytes);
         bytes.extend_from_slice(&hash.to_le_bytes());
         bytes
     }
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(bytes.len(), 4096);
         assert_eq!(bytes[..golden.len()], golden);
         assert!(bytes[golden.len()..4080].iter().all(|byte| *byte == 0));
-        assert_eq!(bytes[4080..], xxh3_128(&bytes[..4080]).to_le_bytes());
+        assert_eq!(bytes[4080..], XxHash3_128::oneshot(&bytes[..4080]).to_le_bytes());
         assert_eq!(decode(&bytes).unwrap(), header());
         let places = header().sections().map(|(_, offset, _)| offset);
         assert_eq!(places, [6 * 4096, 6 * 4096 + 7, 6 * 4096 + 15]);

@@ -7,9 +7,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use twox_hash::XxHash3_128;
 use umem_memory::{PageIndex, PageRange, PageSize};
 use umem_wire::{MachineDescription, PageKind, page_hash};
-use xxhash_rust::xxh3::xxh3_128;
 
 /// How large a snapshot may be for who opens it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,7 +200,7 @@ impl Opening<'_> {
         })?;
         content.resize(bytes as usize, 0);
         self.read(&mut content, offset)?;
-        let got = xxh3_128(&content);
+        let got = XxHash3_128::oneshot(&content);
         if got != expected {
             let path = self.path.into();
             return Err(SnapshotError::Altered { path, part, offset, bytes, got, expected });

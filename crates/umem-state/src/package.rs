@@ -10,7 +10,7 @@
 //! ```
 
 use crate::{SaveRestore, StateError, encode_body};
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 const MAGIC: [u8; 8] = *b"UMEMSTAT";
 const FORMAT_VERSION: u32 = 1;
@@ -97,7 +97,7 @@ impl PackageBuilder {
             bytes.extend((body.len() as u32).to_le_bytes());
             bytes.extend(body);
         }
-        let digest = xxh3_64(&bytes);
+        let digest = XxHash3_64::oneshot(&bytes);
         bytes.extend(digest.to_le_bytes());
         bytes
     }
@@ -131,7 +131,7 @@ impl Package {
         if found != FORMAT_VERSION {
             return Err(StateError::Version { what: FRAME.into(), found, known: FORMAT_VERSION });
         }
-        let (computed, told) = (xxh3_64(framed), Reader { rest: digest }.array()?);
+        let (computed, told) = (XxHash3_64::oneshot(framed), Reader { rest: digest }.array()?);
         if computed.to_le_bytes() != told {
             let told = u64::from_le_bytes(told);
             return Err(malformed(format!("digest is {computed:#x}, the package says {told:#x}")));

@@ -11,7 +11,7 @@
 use crate::WireError;
 use crate::frame::{FRAME_HEAD_BYTES, FrameHead, framed};
 use crate::reader::BodyReader;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use twox_hash::XxHash3_64;
 
 /// Most pages in one frame of pages.
 pub const MAX_CHUNK_PAGES: usize = 256;
@@ -71,7 +71,7 @@ const KIND_UNREADABLE: u8 = 3;
 /// does not pass either.
 #[must_use]
 pub fn page_hash(page: u64, content: &[u8]) -> u64 {
-    xxh3_64_with_seed(content, page)
+    XxHash3_64::oneshot_with_seed(page, content)
 }
 
 /// A copy's part in the digest: the parts are added, wrapping, in any order.

@@ -11,7 +11,7 @@ use crate::saved;
 use accel::{Fence, GuestClock, PagePresence, RiscvVcpu, Vcpu, VcpuHandle, VmEntry, VmExit};
 use std::fmt::Write as _;
 use std::sync::Arc;
-use umem_memory::GuestRam;
+use umem_memory::{GuestAddress, GuestRam};
 use umem_state::StateError;
 
 /// Instructions between two looks at the clock and at what other threads want: about 10 µs.
@@ -230,6 +230,14 @@ impl Vcpu for Hart {
         self.pending = Pending::Nothing;
         self.retired_before = self.cpu.retired;
         Ok(())
+    }
+
+    /// Where it is, its stack and its trap handler, and what its translations lead to.
+    fn working_set(&self) -> Vec<GuestAddress> {
+        let cpu = &self.cpu;
+        let [_, _, stack, ..] = cpu.x;
+        let touched = cpu.mmu.working_set(&[cpu.pc, stack, cpu.csr.stvec]);
+        touched.into_iter().map(GuestAddress).collect()
     }
 
     fn registers(&self) -> String {

@@ -16,7 +16,7 @@ pub use exit::{AccessSize, VmEntry, VmExit};
 pub use handle::{InterruptKind, VcpuHandle};
 
 use std::time::Duration;
-use umem_memory::PageIndex;
+use umem_memory::{GuestAddress, PageIndex};
 use umem_state::StateError;
 
 /// Tells an accelerator that finds missing pages by itself whether a page may be touched.
@@ -76,6 +76,14 @@ pub trait Vcpu: Send {
     /// When the bytes are no saved state of this accelerator, or hold values that it cannot have.
     /// The vCPU is then unchanged.
     fn restore(&mut self, saved: &[u8]) -> Result<(), StateError>;
+
+    /// Guest physical addresses in pages that the vCPU is likely to touch first when it goes on, the surest
+    /// first; a page may be named by several. A guess that costs no more than a page sent in vain when it is
+    /// wrong: a destination that has these pages early need not ask for them one by one. All vCPUs stand
+    /// still and all of RAM is here.
+    fn working_set(&self) -> Vec<GuestAddress> {
+        Vec::new()
+    }
 
     /// Registers, for people: one `name value` pair a line.
     fn registers(&self) -> String;

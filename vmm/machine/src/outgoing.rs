@@ -21,6 +21,9 @@ use umem_link::{
 /// Longest wait for the driver while a guest moves; its own waits are bounded below this.
 const DRIVER_BOUND: Duration = Duration::from_secs(20);
 
+/// Most pages that go out with the state, before anybody asks for them: half a megabyte.
+const MOST_SENT_AHEAD: usize = 128;
+
 pub(crate) struct Outgoing {
     driver: Driver<Vm>,
     shared: Arc<Shared>,
@@ -221,9 +224,10 @@ impl Vm {
         self.hardware.unlock_disks().map_err(|error| ControlError(chain(&error)))?;
         let ram = freeze(&self.hardware, &StandsStill::after_halt());
         self.frozen = Some(ram.clone());
+        let working_set = self.working_set(MOST_SENT_AHEAD);
         let saved = Instant::now();
         let parts = vec![("stop", halted - stopped_at), ("save", saved - halted)];
-        Ok(StoppedGuest { package, ram, stopped_at, parts })
+        Ok(StoppedGuest { package, ram, working_set, stopped_at, parts })
     }
 
     /// The guest is ours again after a migration that came to nothing.

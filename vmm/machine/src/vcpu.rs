@@ -155,6 +155,12 @@ impl VcpuThread {
         }
     }
 
+    /// What of memory it is likely to touch first; nothing while it does not stand at the gate.
+    #[must_use]
+    pub(crate) fn working_set(&self) -> Vec<GuestAddress> {
+        self.core().map_or_else(Vec::new, |core| core.vcpu().working_set())
+    }
+
     /// The vCPU with what is around it, while it stands at the gate.
     #[must_use]
     pub(crate) fn core(&self) -> Option<MutexGuard<'_, dyn Core + 'static>> {

@@ -14,11 +14,12 @@ use crate::requests::{Asked, Requests};
 use crate::shared::Shared;
 use crate::throttle::Throttle;
 use crate::vcpu::{JOIN_BOUND, Surroundings, VcpuEvent, VcpuThread};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use umem_link::{Block, MachineDescription};
-use umem_memory::{DirtyLog, FrozenRam};
+use umem_memory::{DirtyLog, FrozenRam, PageIndex};
 use umem_state::{Package, PackageBuilder, StateError};
 
 /// Longest wait for vCPUs to stand still, on behalf of a monitor.
@@ -103,6 +104,9 @@ pub(crate) struct Vm {
     /// Whether the guest that is arriving is to run.
     pub(crate) arriving_runs: bool,
 }
+
+/// How far a page lies at most from one that a vCPU names, to be likely as well, pages.
+const MOST_BESIDE: u64 = 16;
 
 impl Vm {
     /// Builds the machine; nothing runs yet.
@@ -362,6 +366,30 @@ impl Vm {
             vcpu.save(&mut package)?;
         }
         Ok(package.build())
+    }
+
+    /// Pages that the guest is likely to touch first, at most so many and each once: those that the vCPUs
+    /// name, by turns, then what lies beside these, one page away, two, and so on. It stands still.
+    pub(crate) fn working_set(&self, most: usize) -> Vec<PageIndex> {
+        let layout = self.hardware.pages.ram().layout();
+        let sets: Vec<_> = self.vcpus.iter().map(VcpuThread::working_set).collect();
+        let longest = sets.iter().map(Vec::len).max().unwrap_or(0);
+        let by_turns = (0..longest).flat_map(|at| sets.iter().filter_map(move |set| set.get(at)));
+        let mut known = HashSet::new();
+        let named = by_turns.filter_map(|address| layout.page_of(*address));
+        let mut pages: Vec<_> = named.filter(|page| known.insert(*page)).take(most).collect();
+        let named = pages.clone();
+        let beside = (1..=MOST_BESIDE).flat_map(|distance| {
+            named.iter().flat_map(move |page| {
+                let beside = [page.0.checked_add(distance), page.0.checked_sub(distance)];
+                beside.into_iter().flatten().map(|beside| (*page, PageIndex(beside)))
+            })
+        });
+        let same_block = |page, beside| layout.index_of(page) == layout.index_of(beside);
+        let beside = beside.filter(|(page, beside)| same_block(*page, *beside));
+        let beside = beside.map(|(_, beside)| beside).filter(|page| known.insert(*page));
+        pages.extend(beside.take(most.saturating_sub(named.len())));
+        pages
     }
 
     /// Takes over all state but RAM; whether the guest runs.

@@ -119,6 +119,21 @@ impl PageSender {
         }
     }
 
+    /// Sends pages that nobody has asked for yet, the first ones first.
+    pub(crate) fn send_ahead(
+        &self,
+        writer: &mut dyn Write,
+        pages: &[PageIndex],
+    ) -> Result<(), LaneError> {
+        let mut order = self.plan.ahead(pages);
+        for some in order.chunks_mut(FEW) {
+            // Those that adjoin go in one frame.
+            some.sort_unstable_by_key(|wanted| wanted.page);
+            self.send_wanted(writer, some)?;
+        }
+        Ok(())
+    }
+
     /// Sends what is not wanted any more as zeroes, as far as it was not sent: as runs.
     fn remove(&self, writer: &mut dyn Write, runs: &[(u64, u64)]) -> Result<(), LaneError> {
         let mut frames = Vec::new();

@@ -75,7 +75,7 @@ impl Runner<'_> {
         if self.stopped {
             self.shared.plan.leave(live.pending());
             self.shared.plan.prefer(live.hot());
-            if let Err(why) = self.start_demand() {
+            if let Err(why) = self.start_demand(Vec::new()) {
                 self.handle(SourceEvent::LinkLost(why));
             }
         }

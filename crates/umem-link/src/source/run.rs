@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use umem_fault::run_promptly;
-use umem_memory::FrozenRam;
+use umem_memory::{FrozenRam, PageIndex};
 use umem_migrate::{Source, SourceAction, SourceEvent, SourceState};
 use umem_wire::{ToDestination, ToSource};
 
@@ -383,7 +383,7 @@ impl Runner<'_> {
             self.ram = Some(guest.ram);
             self.start_workers()?;
             if self.live.is_none() {
-                self.start_demand()?;
+                self.start_demand(guest.working_set)?;
             }
             Ok(guest.package)
         });
@@ -423,15 +423,22 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// Answers requests from now on: the guest stands still, and the plan knows what is left to send.
-    pub(super) fn start_demand(&mut self) -> Result<(), String> {
+    /// Sends these pages at once and answers requests from now on: the guest stands still, and the plan
+    /// knows what is left to send.
+    pub(super) fn start_demand(&mut self, ahead: Vec<PageIndex>) -> Result<(), String> {
         let Some((demand, sender)) = self.demand.take().zip(self.sender()) else { return Ok(()) };
         let ended = self.lane_ended("demand");
         let shared = self.shared.clone();
         let serve = move || {
             run_promptly();
+            let Channel { reader, mut writer, .. } = demand;
+            if shared.gate.is_on()
+                && let Err(error) = sender.send_ahead(&mut *writer, &ahead)
+            {
+                return ended(Err(error));
+            }
             let mut go_on = || shared.gate.pass(0);
-            ended(sender.serve_demand(demand.reader, demand.writer, &mut go_on));
+            ended(sender.serve_demand(reader, writer, &mut go_on));
         };
         self.shared.lanes.spawn("demand-out", serve).map_err(|error| format!("no thread: {error}"))
     }

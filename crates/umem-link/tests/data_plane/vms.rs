@@ -113,6 +113,8 @@ pub(crate) struct SourceMachine {
     pub(crate) unstoppable: AtomicBool,
     /// A page that the guest writes last of all, and that fails then.
     pub(crate) fails: Option<u64>,
+    /// Pages that it will touch first, it says.
+    pub(crate) working_set: Vec<u64>,
     failed: Mutex<Option<Arc<FaultPlane>>>,
     pub(crate) package: Vec<u8>,
     pub(crate) stops: AtomicU64,
@@ -192,6 +194,7 @@ impl SourceMachine {
             harts: 1,
             unstoppable: AtomicBool::new(false),
             fails: None,
+            working_set: Vec::new(),
             failed: Mutex::default(),
             package: b"state of the devices".to_vec(),
             stops: AtomicU64::new(0),
@@ -241,7 +244,9 @@ impl SourceVm for SourceMachine {
         // SAFETY: those who wrote this RAM have ended.
         let ram = unsafe { self.ram.freeze() };
         let parts = vec![("vcpus", Duration::from_micros(1))];
-        Ok(StoppedGuest { package: self.package.clone(), ram, stopped_at: Instant::now(), parts })
+        let working_set = self.working_set.iter().copied().map(PageIndex).collect();
+        let (package, stopped_at) = (self.package.clone(), Instant::now());
+        Ok(StoppedGuest { package, ram, working_set, stopped_at, parts })
     }
 
     fn handover_begun(&self) {}

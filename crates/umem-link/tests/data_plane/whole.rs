@@ -1,8 +1,9 @@
 //! Whole moves.
 
 use crate::proxy::{Proxy, Rules};
-use crate::vms::{Touch, read};
-use crate::world::{Way, World, fd, tcp, unix, wait_for};
+use crate::vms::{SourceMachine, Touch, read};
+use crate::world::{Source, Way, World, fd, tcp, unix, wait_for};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use umem_fault::{FaultCause, Interrupt, Waited};
@@ -114,6 +115,26 @@ fn neighbours_of_demanded_pages_come_along() {
             assert!(pages.demand <= expected, "{pages:?}");
             assert_eq!(pages.demand + pages.prefault, PAGES);
         }
+    }
+}
+
+#[test]
+fn what_the_guest_needs_first_is_there_before_it_asks() {
+    for way in [tcp(), unix(), fd()] {
+        let world = World::with(way, PAGES, 1, DestinationOptions::default(), |vm| {
+            vm.touch_below = 12;
+        });
+        // Some twice, in two blocks, and one that the guest does not have.
+        let pages = [3, 2, 9, 3, 8, PAGES - 1, PAGES, 4, 5];
+        let options = SourceOptions { background: false, ..SourceOptions::default() };
+        let mut vm = SourceMachine::new(PAGES, &world.ledger);
+        vm.working_set = pages.to_vec();
+        let source = Source::start(world.target(), Arc::new(vm), options);
+        wait_for("the touched pages", || world.vm.touched.load(Ordering::SeqCst) == 12);
+        let counts = world.listener.status().pages;
+        assert_eq!((counts.demand, counts.prefault), (12 - 6, 7), "{counts:?}");
+        source.session.set_background(true);
+        world.assert_whole(&source);
     }
 }
 

@@ -61,6 +61,16 @@ fn the_background_follows_the_faults_only_when_told() {
 }
 
 #[test]
+fn what_goes_ahead_is_what_exists_and_was_not_sent() {
+    let plan = SendPlan::new(layout(&[8]), prefault(0, 0, false));
+    assert!(plan.claim(PageIndex(3)));
+    let ahead = plan.ahead(&[5, 3, 8, 1, 5, u64::MAX].map(PageIndex));
+    assert_eq!(numbers(&ahead), [5, 1]);
+    assert!(ahead.iter().all(|wanted| wanted.first && wanted.cause == Cause::Prefault));
+    assert_eq!(plan.remaining(), 5);
+}
+
+#[test]
 fn a_huge_prefault_is_bounded_by_the_block() {
     let plan = SendPlan::new(layout(&[8]), prefault(u64::MAX, u64::MAX, true));
     assert_eq!(numbers(&plan.demand(&[4]).unwrap()), [4, 5, 6, 7, 3, 2, 1, 0]);

@@ -42,7 +42,7 @@ fn package() -> Vec<u8> {
 
 /// Ends a damaged frame with the digest that goes with it.
 fn sealed(mut framed: Vec<u8>) -> Vec<u8> {
-    let digest = xxh3_64(&framed);
+    let digest = XxHash3_64::oneshot(&framed);
     framed.extend(digest.to_le_bytes());
     framed
 }

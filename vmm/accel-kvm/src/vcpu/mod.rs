@@ -6,12 +6,14 @@
 //!    exchange.rs  accesses to ports and devices, and their answers
 //!    door.rs      brings it out of KVM_RUN
 //!    time.rs      the time-stamp counter and the local APIC's timer, stopped and started
+//!    working_set.rs  the guest's pages that it needs first
 //! ```
 
 mod door;
 mod exchange;
 mod exits;
 mod time;
+mod working_set;
 
 use crate::cpuid::Table;
 use crate::host::{KvmError, refused};
@@ -29,6 +31,7 @@ use kvm_ioctls::VcpuFd;
 use std::sync::Arc;
 use std::time::Duration;
 pub(crate) use time::{Anchors, Stopped, TSC, TSC_DEADLINE, apic};
+use umem_memory::GuestAddress;
 use umem_state::StateError;
 
 /// What errors of its state call a vCPU.
@@ -295,6 +298,14 @@ impl Vcpu for KvmVcpu {
         }
         self.access = None;
         Ok(())
+    }
+
+    /// Nothing where the kernel does not tell.
+    fn working_set(&self) -> Vec<GuestAddress> {
+        working_set::of(self).unwrap_or_else(|error| {
+            log::debug!("vCPU {}: what it needs first is not known: {error}", self.number);
+            Vec::new()
+        })
     }
 
     fn registers(&self) -> String {

@@ -71,6 +71,17 @@ impl Mmu {
         Tables { ram: &self.ram, presence: self.presence.as_deref(), log: self.log.as_deref() }
     }
 
+    /// Physical addresses that translations of these addresses, then of those that are cached, need and
+    /// lead to.
+    pub(crate) fn working_set(&self, first: &[u64]) -> Vec<u64> {
+        let tables = self.tables();
+        let mut touched = Vec::new();
+        for address in first.iter().copied().chain(self.tlb.cached()) {
+            tables.trace(self.satp, address, &mut |physical| touched.push(physical));
+        }
+        touched
+    }
+
     /// Drops all permissions to write. From now on a page's bit is set in the log, if there is one,
     /// before the page can be written.
     pub(crate) fn log_writes(&mut self, log: Option<Arc<PageBitmap>>) {

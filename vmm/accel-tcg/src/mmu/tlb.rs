@@ -181,6 +181,19 @@ impl Tlb {
         self.superpages = Some((first & mask, mask));
     }
 
+    /// Addresses of the pages that are cached: of code, then of data, of the supervisor's spaces first.
+    pub(crate) fn cached(&self) -> impl Iterator<Item = u64> + '_ {
+        let code = self.fetch.iter().map(|entry| entry.tag).filter(|tag| *tag != NEVER);
+        let user = (Space::User as usize + 1) * DATA_ENTRIES;
+        let (user, supervisor) = self.data.split_at(user);
+        let data = supervisor.iter().chain(user).filter_map(|entry| match entry {
+            Entry { read, .. } if *read != NEVER => Some(*read),
+            Entry { write, .. } if *write != NEVER => Some(write & !CODE),
+            _ => None,
+        });
+        code.chain(data)
+    }
+
     pub(crate) fn flush(&mut self) {
         self.data.fill(EMPTY);
         self.fetch.fill(NO_FETCH);

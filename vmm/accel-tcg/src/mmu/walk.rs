@@ -127,6 +127,28 @@ impl Tables<'_> {
         }
     }
 
+    /// Hears of the physical addresses that a translation of an address reads, in order, and of that to
+    /// which it leads; changes nothing.
+    pub(crate) fn trace(&self, satp: u64, address: u64, hear: &mut dyn FnMut(u64)) {
+        let Some(levels) = levels(satp) else { return hear(address) };
+        let mut table = (satp & ((1 << 44) - 1)) << PAGE_SHIFT;
+        for level in (0..levels).rev() {
+            let shift = PAGE_SHIFT + 9 * level;
+            let at = table + (address >> shift & 0x1ff) * 8;
+            let Ok(Some((page, _))) = self.page(at, false) else { return };
+            hear(at);
+            let entry: u64 = page.load(at);
+            let next = pte::number(entry) << PAGE_SHIFT;
+            if entry & pte::V == 0 {
+                return;
+            }
+            if entry & (pte::R | pte::W | pte::X) != 0 {
+                return hear(next | address & ((1 << shift) - 1));
+            }
+            table = next;
+        }
+    }
+
     /// One walk; `None` when another CPU has changed the entry before it could be marked. It may be of
     /// another kind by now, a table where a superpage was.
     fn walk(

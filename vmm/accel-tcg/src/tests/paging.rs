@@ -255,3 +255,22 @@ fn an_instruction_in_two_pages_faults_at_the_second() {
     assert_eq!(board.run_to_trap(), (12, VIRTUAL + 0x1000));
     assert_eq!(board.hart.cpu.csr.sepc, VIRTUAL + 0xffe);
 }
+
+#[test]
+fn what_a_hart_needs_first_is_what_its_translations_read_and_lead_to() {
+    let mut board = sv39(&[ld(A0, A1, 8), ECALL], entry(DATA, V | R));
+    *board.x(2) = VIRTUAL + 0x1ff8;
+    board.run_to_call();
+    let before: Vec<_> = (0..3).map(|table| board.get(ROOT + table * 0x1000)).collect();
+    let touched: Vec<u64> = board.hart.working_set().iter().map(|address| address.0).collect();
+    let pages: Vec<u64> = touched.iter().map(|address| address & !0xfff).collect();
+    // Code, by a superpage; then the stack, by three tables, whose page was never touched.
+    assert_eq!(pages[..6], [ROOT, BASE, ROOT, SECOND, THIRD, DATA + 0x1000]);
+    assert_eq!(touched[5], DATA + 0x1ff8);
+    // What was cached: the page of the load.
+    assert!(pages.contains(&DATA), "{pages:x?}");
+    let after: Vec<_> = (0..3).map(|table| board.get(ROOT + table * 0x1000)).collect();
+    assert_eq!(after, before, "nothing is marked");
+    *board.x(2) = 0x10_0000_0000;
+    assert!(!board.hart.working_set().iter().any(|address| address.0 & !0xfff == DEVICE));
+}

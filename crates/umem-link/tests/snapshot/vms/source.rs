@@ -189,7 +189,13 @@ impl SourceVm for SourceMachine {
         // SAFETY: the threads that write it stand still, until the guest is taken back.
         let ram = unsafe { self.ram.freeze() };
         let parts = vec![("stop", Duration::from_micros(1))];
-        Ok(StoppedGuest { package: self.package.clone(), ram, stopped_at: Instant::now(), parts })
+        Ok(StoppedGuest {
+            package: self.package.clone(),
+            ram,
+            working_set: Vec::new(),
+            stopped_at: Instant::now(),
+            parts,
+        })
     }
 
     fn handover_begun(&self) {
