@@ -1,4 +1,4 @@
-//! The steps of a page's way, each alone: frames, the page table, putting in place.
+//! The steps of a page's way, each alone: looking at its content, frames, the page table, putting in place.
 //!
 //! ```text
 //! cargo bench -p umem-bench
@@ -10,6 +10,7 @@ use std::hint::black_box;
 use umem_fault::{Arrival, FaultPlane, PageTable};
 use umem_memory::{
     Backend, GuestAddress, GuestRam, PageIndex, PageRange, PageSize, RamBlockSpec, RamLayout,
+    repeated_byte,
 };
 use umem_wire::{
     Cause, DemandFrame, FRAME_HEAD_BYTES, PageKind, PagesBuilder, PagesFrame, digest_term,
@@ -33,11 +34,30 @@ fn frame(content: &[u8]) -> Vec<u8> {
     [builder.head(), content.to_vec()].concat()
 }
 
+/// What the sender does with each page: is it one byte, and if not, what is its hash. A test that says no early
+/// costs next to nothing; one that has to read a page to its end is to be compared with the hash.
+fn look(c: &mut Criterion) {
+    let mut group = c.benchmark_group("page of 4 KiB");
+    group.throughput(Throughput::Bytes(PAGE as u64));
+    let mut last_differs = vec![0; PAGE];
+    last_differs[PAGE - 1] = 1;
+    for (name, page) in [
+        ("zeroes", vec![0; PAGE]),
+        ("nothing repeats", content(1)),
+        ("zeroes but for the last byte", last_differs),
+    ] {
+        group.bench_function(format!("one repeated byte? {name}"), |b| {
+            b.iter(|| repeated_byte(black_box(&page)));
+        });
+        group.bench_function(format!("hash, {name}"), |b| {
+            b.iter(|| page_hash(7, black_box(&page)));
+        });
+    }
+    group.finish();
+}
+
 fn wire(c: &mut Criterion) {
     let mut group = c.benchmark_group("wire");
-    let one = content(1);
-    group.throughput(Throughput::Bytes(PAGE as u64));
-    group.bench_function("hash of a page", |b| b.iter(|| page_hash(7, black_box(&one))));
     group.throughput(Throughput::Elements(1));
     group.bench_function("digest term", |b| {
         b.iter(|| digest_term(black_box(7), PageKind::Content(black_box(9))));
@@ -140,5 +160,5 @@ fn install(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(micro, wire, table, install);
+criterion_group!(micro, look, wire, table, install);
 criterion_main!(micro);

@@ -87,3 +87,32 @@ impl PageRange {
         (self.start.0..self.start.0.saturating_add(self.count)).map(PageIndex)
     }
 }
+
+/// The byte of which a page consists, if it is one: then that byte is all that there is to send or to keep.
+/// `None` of nothing.
+///
+/// The cost is that of `memcmp` up to the first byte that differs from the one before it: a page whose content
+/// varies is found out by its head, a page of one byte is read whole.
+#[must_use]
+pub fn repeated_byte(page: &[u8]) -> Option<u8> {
+    let (first, rest) = page.split_first()?;
+    // Each byte equals the one before it.
+    (page.get(..rest.len())? == rest).then_some(*first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::repeated_byte;
+
+    #[test]
+    fn only_pages_of_one_byte_are_taken_for_such() {
+        let mut page = [7u8; 4096];
+        assert_eq!(repeated_byte(&page), Some(7));
+        for at in [0, 1, 2047, 4095] {
+            page[at] = 8;
+            assert_eq!(repeated_byte(&page), None, "{at}");
+            page[at] = 7;
+        }
+        assert_eq!(repeated_byte(&[]), None);
+    }
+}

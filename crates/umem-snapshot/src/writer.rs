@@ -8,7 +8,7 @@ use rustix::fs::FallocateFlags;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use umem_memory::{PageIndex, PageRange, PageSize};
+use umem_memory::{PageIndex, PageRange, PageSize, repeated_byte};
 use umem_wire::{MAX_STATE_BYTES, MachineDescription, PageKind, page_hash};
 
 /// A snapshot that is being written, under a temporary name. Dropped before [`Self::finish`], nothing
@@ -197,11 +197,4 @@ fn bounded(path: &Path, part: Part, content: &[u8], limit: u64) -> Result<(), Sn
         return Err(SnapshotError::TooLarge { path: path.into(), part, bytes, limit });
     }
     Ok(())
-}
-
-/// The byte of which a page consists, if it is one.
-fn repeated_byte(page: &[u8]) -> Option<u8> {
-    let (first, rest) = page.split_first()?;
-    // Each byte equals the one before it. The comparison ends at the first that does not.
-    (page.get(..rest.len())? == rest).then_some(*first)
 }

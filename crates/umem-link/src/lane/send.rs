@@ -6,7 +6,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use umem_memory::{FrozenRam, GuestRam, PageIndex, PageRange, RamLayout};
+use umem_memory::{FrozenRam, GuestRam, PageIndex, PageRange, RamLayout, repeated_byte};
 use umem_migrate::{SendPlan, Tally, Wanted};
 use umem_wire::{
     Cause, DemandFrame, MAX_CONTROL_BODY, PageKind, PagesBuilder, RunFrame, page_hash,
@@ -327,13 +327,6 @@ pub(crate) fn kind_of(page: PageIndex, content: &[u8]) -> PageKind {
     }
 }
 
-/// The byte of which a page consists, if it is one.
-fn repeated_byte(page: &[u8]) -> Option<u8> {
-    let (first, rest) = page.split_first()?;
-    // Each byte equals the one before it. The comparison ends at the first that does not.
-    (page.get(..rest.len())? == rest).then_some(*first)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -355,17 +348,5 @@ mod tests {
             .map(|run| run.iter().map(|wanted| wanted.page.0).collect())
             .collect();
         assert_eq!(runs, [vec![2, 3], vec![4], vec![5]]);
-    }
-
-    #[test]
-    fn only_pages_of_one_byte_are_taken_for_such() {
-        let mut page = [7u8; 4096];
-        assert_eq!(repeated_byte(&page), Some(7));
-        for at in [0, 1, 2047, 4095] {
-            page[at] = 8;
-            assert_eq!(repeated_byte(&page), None, "{at}");
-            page[at] = 7;
-        }
-        assert_eq!(repeated_byte(&[]), None);
     }
 }
