@@ -239,7 +239,7 @@ pub fn generate(way: Way, threads: u64, bytes: u64, deadline: Instant) -> Result
     session.abandon();
     listener.abandon();
     let mut figures = Figures::default();
-    set_faults(&mut figures, &serde_json::to_value(status.faults)?);
+    set_faults(&mut figures, &serde_json::to_value(&status.faults)?);
     figures.set("pages", times.len() as f64);
     figures.set("faults_per_s", status.faults.count as f64 / seconds);
     figures.set("pages_per_request", requested as f64 / requests.max(1) as f64);

@@ -69,7 +69,7 @@ pub struct RoundsStatus {
 }
 
 /// Latency of page faults at the destination, in microseconds, from the fault to the page's presence.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct FaultLatency {
     /// Faults resolved.
     pub count: u64,
@@ -85,6 +85,9 @@ pub struct FaultLatency {
     pub p999: f64,
     /// Longest.
     pub max: f64,
+    /// A power of two, and how many took less than that but no less than half of it (the first: less than 1);
+    /// from the shortest that happened to the longest.
+    pub histogram: Vec<(u64, u64)>,
 }
 
 /// The parts of the time during which the guest ran nowhere, in milliseconds.

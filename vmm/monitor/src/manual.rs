@@ -24,6 +24,11 @@ arguments of `migrate` that stand for its options in text. `status`, of `query-m
 one of QEMU's words; `x-umem` has our own: `listening` is told as `setup`, `prepared` as `device`,
 `handover-unknown` as `postcopy-paused`.
 
+At a destination, `faults` of `x-umem` tells how long the guest's vCPUs and devices waited for missing pages, from
+the fault to the page, in microseconds: `count`, `mean`, `p50`, `p90`, `p99`, `p999` (to 1.6 %, and never too short),
+`max`, and `histogram`, a list of pairs: a power of two, and how many took less than that but no less than half of
+it. `info migrate` has the same in two lines.
+
 On a terminal, a line above the one being typed tells how a migration ended. Other text monitors print only
 what they were asked for, so that programs can read them.
 

@@ -137,6 +137,15 @@ fn faults(text: &mut String, status: &MigrationStatus) {
         );
     }
     text.push('\n');
+    let by_time: Vec<String> = faults
+        .histogram
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(below, count)| format!("below {below}: {count}"))
+        .collect();
+    if !by_time.is_empty() {
+        let _ = writeln!(text, "  us: {}", by_time.join(", "));
+    }
     if !status.waiting_for.is_empty() {
         let shown: Vec<String> =
             status.waiting_for.iter().take(WAITING_SHOWN).map(u64::to_string).collect();

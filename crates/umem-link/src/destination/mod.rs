@@ -285,7 +285,7 @@ impl Shared {
                 remaining: self.layout.total_pages().saturating_sub(tally.pages),
             },
             rounds,
-            faults: latency(&faults),
+            faults: latency(faults),
             waiting_for: view.plane.as_ref().map_or_else(Vec::new, |plane| {
                 plane.waiting().into_iter().map(|page| page.0).collect()
             }),
@@ -300,7 +300,7 @@ impl Shared {
 }
 
 /// Nanoseconds as the plane counts, in microseconds as people read them.
-pub(crate) fn latency(stats: &FaultStats) -> FaultLatency {
+pub(crate) fn latency(stats: FaultStats) -> FaultLatency {
     let us = |nanoseconds: u64| nanoseconds as f64 / 1e3;
     FaultLatency {
         count: stats.count,
@@ -310,5 +310,6 @@ pub(crate) fn latency(stats: &FaultStats) -> FaultLatency {
         p99: us(stats.p99),
         p999: us(stats.p999),
         max: us(stats.max),
+        histogram: stats.histogram,
     }
 }

@@ -36,6 +36,7 @@ pub(crate) fn sample() -> MigrationStatus {
             p99: 200.0,
             p999: 210.0,
             max: 220.5,
+            histogram: vec![(64, 3), (128, 0), (256, 7)],
         },
         waiting_for: vec![5, 6],
         wire_bytes: 987_654,
@@ -61,6 +62,7 @@ pages: 262144 total, 262044 remaining
   demand 10, prefault 20, background 70; of these 30 of one repeated byte
   arrived twice: 1
 faults: 10; us: mean 100.0, p50 90.0, p90 150.0, p99 200.0, p99.9 210.0, max 220.5
+  us: below 64: 3, below 256: 7
 waiting for pages: 5 6
 wire: 987654 bytes
 rate: 100.0 MiB/s
@@ -80,6 +82,8 @@ fn query_migrate_has_qemus_keys_and_ours() {
     assert_eq!(answer["ram"]["normal"], 70);
     assert_eq!(answer["x-umem"]["end"], "destination");
     assert_eq!(answer["x-umem"]["faults"]["p999"], 210.0);
+    let histogram = serde_json::json!([[64, 3], [128, 0], [256, 7]]);
+    assert_eq!(answer["x-umem"]["faults"]["histogram"], histogram);
     assert_eq!(answer["x-umem"]["pages"]["fill"], 30);
 }
 
