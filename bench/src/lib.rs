@@ -3,6 +3,7 @@
 //!
 //! Timings never decide pass or fail; damaged memory does.
 
+mod cores;
 pub mod guest;
 pub mod host;
 pub mod interrupt;

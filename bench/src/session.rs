@@ -3,8 +3,8 @@
 use crate::programs::Programs;
 use crate::report::{Contended, Measured, Outcome, Report};
 use crate::run::{Contender, Setup, Way, generate, once};
-use crate::scenario::{Accel, Move, Scenario, Work};
-use crate::{host, interrupt, limits, warm};
+use crate::scenario::{Accel, Link, Move, Placement, Scenario, Work};
+use crate::{cores, host, interrupt, limits, warm};
 use anyhow::Result;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -36,12 +36,14 @@ pub fn measure(
     report: &mut Report,
     mut keep: impl FnMut(&Report, &Measured) -> Result<()>,
 ) -> Result<()> {
-    report.limits = limits::measure(plan.reps, plan.amount)?;
+    let kvm = |row: &Scenario| row.as_move().is_some_and(|it| it.accel == Accel::Kvm);
+    report.limits = limits::measure(plan.reps, plan.amount, plan.scenarios.iter().any(kvm))?;
+    let goal = limits::fault_goal_us(&report.limits);
     for row in &plan.scenarios {
         let measured = match why_not(setup, row) {
             Some(why) => Measured::left_out(row.clone(), why),
             None => match &row.work {
-                Work::Move(it) => moved(setup, plan, row, it)?,
+                Work::Move(it) => moved(setup, plan, row, it, goal)?,
                 Work::Faults { threads, mib } => faulted(plan, row, *threads, *mib)?,
             },
         };
@@ -61,10 +63,15 @@ fn why_not(setup: &Setup, row: &Scenario) -> Option<String> {
         return Some(format!("it needs {} MiB and {} are available", mib(needed), mib(free)));
     }
     let it = row.as_move()?;
-    if matches!(it.link, crate::scenario::Link::Shaped { .. })
+    if matches!(it.link, Link::Shaped { .. })
         && let Some(why) = crate::network::Shaped::lacks()
     {
         return Some(why);
+    }
+    if it.options.placement != Placement::Free
+        && let Err(error) = cores::pair()
+    {
+        return Some(format!("{error:#}"));
     }
     setup.programs.lacks(it)
 }
@@ -100,7 +107,15 @@ fn refused(umem: &Path, accel: Accel) -> Option<String> {
     }
 }
 
-fn moved(setup: &Setup, plan: &Plan, row: &Scenario, it: &Move) -> Result<Measured> {
+fn moved(
+    setup: &Setup,
+    plan: &Plan,
+    row: &Scenario,
+    it: &Move,
+    goal: Option<f64>,
+) -> Result<Measured> {
+    // The round trip of the limits is that of loopback.
+    let goal = goal.filter(|_| it.accel == Accel::Kvm && it.link == Link::Loopback);
     let (who, notes) = contenders(&setup.programs, plan, it);
     let mut runs: Vec<Vec<Outcome>> = vec![Vec::new(); who.len()];
     for rep in 1..=plan.reps {
@@ -109,7 +124,10 @@ fn moved(setup: &Setup, plan: &Plan, row: &Scenario, it: &Move) -> Result<Measur
             eprintln!("bench: {}, run {rep} of {}, {}", row.name, plan.reps, contender.name());
             // Contenders of one repetition move the same content.
             let seed = plan.seed.wrapping_add(u64::from(rep) * 7919);
-            let run = once(setup, row, *contender, seed);
+            let mut run = once(setup, row, *contender, seed);
+            if let Ok(run) = &mut run {
+                run.figures.set_fault_goal(goal, !it.options.background);
+            }
             interrupt::check()?;
             runs.push(Outcome::of(run.map(|run| Outcome::Moved(Box::new(run))), contender.name()));
         }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use super::{
     tcp::{self, PIECE},
-    uffd::Watched,
+    uffd::{Faults, Watched},
 };
 
 /// More is not moved, but reckoned.
@@ -21,7 +21,7 @@ pub fn drain(bytes: u64) -> Result<Duration> {
     let moved = usize::try_from(bytes.min(MOST)).context("more bytes than addresses")?;
     let pieces = moved.div_ceil(PIECE).max(1);
     let moved = pieces * PIECE;
-    let watched = Watched::new(moved)?;
+    let watched = Watched::new(moved, Faults::User)?;
     let time = tcp::send(moved, |offset, content| watched.place(offset, content))?;
     Ok(time.mul_f64(bytes as f64 / moved as f64))
 }

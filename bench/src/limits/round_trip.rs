@@ -9,6 +9,8 @@ use std::{
 
 use anyhow::{Result, anyhow, ensure};
 
+use crate::cores;
+
 const REQUEST_BYTES: usize = 64;
 const REPLY_BYTES: usize = 4 << 10;
 /// Not counted: the connection's start.
@@ -18,7 +20,8 @@ const COUNTED: usize = 4000;
 const SILENT: Duration = Duration::from_secs(10);
 
 /// Answers until the other side closes.
-fn answer(mut peer: TcpStream) -> std::io::Result<()> {
+fn answer(mut peer: TcpStream, core: Option<usize>) -> Result<()> {
+    core.map_or(Ok(()), |core| cores::pin(None, core))?;
     let (mut request, reply) = ([0; REQUEST_BYTES], [0x5a; REPLY_BYTES]);
     for _ in 0..FIRST + COUNTED {
         peer.read_exact(&mut request)?;
@@ -27,8 +30,14 @@ fn answer(mut peer: TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Times of the round trips, shortest first; both sides block, on cores of the kernel's choice.
-pub(crate) fn times() -> Result<Vec<Duration>> {
+/// Times of the round trips, shortest first; both sides block, on these cores or on those of the kernel's choice.
+pub(crate) fn times(on: Option<[usize; 2]>) -> Result<Vec<Duration>> {
+    let asks = thread::Builder::new().name("round-trip".into()).spawn(move || ask(on))?;
+    asks.join().map_err(|_| anyhow!("the asking side of the round trips failed"))?
+}
+
+fn ask(on: Option<[usize; 2]>) -> Result<Vec<Duration>> {
+    on.map_or(Ok(()), |[core, _]| cores::pin(None, core))?;
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let mut asking = TcpStream::connect(listener.local_addr()?)?;
     let (answering, _) = listener.accept()?;
@@ -37,8 +46,9 @@ pub(crate) fn times() -> Result<Vec<Duration>> {
         peer.set_read_timeout(Some(SILENT))?;
         peer.set_write_timeout(Some(SILENT))?;
     }
+    let core = on.map(|[_, core]| core);
     let answers =
-        thread::Builder::new().name("round-trip".into()).spawn(move || answer(answering))?;
+        thread::Builder::new().name("round-trip".into()).spawn(move || answer(answering, core))?;
     let (request, mut reply) = ([1; REQUEST_BYTES], [0; REPLY_BYTES]);
     let mut times = Vec::with_capacity(FIRST + COUNTED);
     for _ in 0..FIRST + COUNTED {
@@ -60,7 +70,7 @@ mod tests {
 
     #[test]
     fn every_counted_round_trip_took_time_and_they_are_in_order() {
-        let times = times().unwrap();
+        let times = times(None).unwrap();
         assert_eq!(times.len(), COUNTED);
         assert!(times.is_sorted());
         assert!(!times[0].is_zero());

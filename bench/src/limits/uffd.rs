@@ -4,6 +4,12 @@
 use std::{ffi::c_void, os::fd::OwnedFd, ptr};
 
 use anyhow::{Context as _, Result, ensure};
+#[cfg(target_arch = "x86_64")]
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+    time::Timespec,
+};
 use rustix::{
     ioctl::{self, Updater, opcode},
     mm::{self, MapFlags, ProtFlags, UserfaultfdFlags},
@@ -16,6 +22,14 @@ struct Api {
     api: u64,
     features: u64,
     ioctls: u64,
+}
+
+/// `struct uffdio_range`
+#[cfg(target_arch = "x86_64")]
+#[repr(C)]
+struct Range {
+    start: u64,
+    bytes: u64,
 }
 
 /// `struct uffdio_register`
@@ -46,6 +60,13 @@ const _: () = assert!(size_of::<Copy>() == 40);
 const UFFD_API: u64 = 0xaa;
 const REGISTER_MISSING: u64 = 1;
 const USER_MODE_ONLY: u32 = 1;
+/// `struct uffd_msg`: its length, the event's first byte, and where a page fault has its address.
+#[cfg(target_arch = "x86_64")]
+mod message {
+    pub(super) const BYTES: usize = 32;
+    pub(super) const PAGE_FAULT: u8 = 0x12;
+    pub(super) const ADDRESS: std::ops::Range<usize> = 16..24;
+}
 
 /// Memory that is unmapped in the end.
 struct Memory {
@@ -55,6 +76,8 @@ struct Memory {
 
 // SAFETY: the mapping is this value's alone, and munmap may be called from any thread.
 unsafe impl Send for Memory {}
+// SAFETY: by reference it only tells where it lies; nothing here reads or writes what it holds.
+unsafe impl Sync for Memory {}
 
 impl Memory {
     fn new(bytes: usize) -> Result<Self> {
@@ -73,6 +96,15 @@ impl Drop for Memory {
     }
 }
 
+/// Whose faults a userfaultfd hears of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Faults {
+    /// Those of programs: nobody may be forbidden to.
+    User,
+    /// The kernel's as well, as KVM takes them for its guests.
+    Kernel,
+}
+
 /// Memory without pages, and the userfaultfd that can place them.
 pub(super) struct Watched {
     file: OwnedFd,
@@ -80,11 +112,13 @@ pub(super) struct Watched {
     memory: Memory,
 }
 
-fn open() -> Result<OwnedFd> {
-    let flags = UserfaultfdFlags::CLOEXEC;
+fn open(faults: Faults) -> Result<OwnedFd> {
+    let only = if faults == Faults::User { USER_MODE_ONLY } else { 0 };
+    let flags = UserfaultfdFlags::CLOEXEC
+        | UserfaultfdFlags::NONBLOCK
+        | UserfaultfdFlags::from_bits_retain(only);
     // SAFETY: a userfaultfd without registered memory affects none.
-    let file =
-        unsafe { mm::userfaultfd(flags | UserfaultfdFlags::from_bits_retain(USER_MODE_ONLY)) };
+    let file = unsafe { mm::userfaultfd(flags) };
     let file = file.context("no userfaultfd")?;
     let mut api = Api { api: UFFD_API, ..Api::default() };
     // SAFETY: UFFDIO_API reads and writes a struct uffdio_api, which this is.
@@ -95,9 +129,9 @@ fn open() -> Result<OwnedFd> {
 }
 
 impl Watched {
-    pub(super) fn new(bytes: usize) -> Result<Self> {
+    pub(super) fn new(bytes: usize, faults: Faults) -> Result<Self> {
         let memory = Memory::new(bytes)?;
-        let file = open()?;
+        let file = open(faults)?;
         let (start, bytes) = (memory.start as u64, bytes as u64);
         let mut register = Register { start, bytes, mode: REGISTER_MISSING, ..Register::default() };
         // SAFETY: UFFDIO_REGISTER reads and writes a struct uffdio_register, which this is.
@@ -107,6 +141,49 @@ impl Watched {
         // SAFETY: the range is the mapping above, which only this value uses, and which is never touched.
         unsafe { ioctl::ioctl(&file, call) }.context("UFFDIO_REGISTER")?;
         Ok(Self { file, memory })
+    }
+
+    /// Where the memory lies in this process.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn address(&self) -> u64 {
+        self.memory.start as u64
+    }
+
+    /// Waits for a page that somebody needs; its offset. `None` when nobody did for so long.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn wait(&self, time: &Timespec) -> Result<Option<usize>> {
+        let mut watched = [PollFd::new(&self.file, PollFlags::IN)];
+        if poll(&mut watched, Some(time)).context("poll of a userfaultfd")? == 0 {
+            return Ok(None);
+        }
+        let mut bytes = [0; message::BYTES];
+        let read = match rustix::io::read(&self.file, &mut bytes) {
+            // Who needed it does no more.
+            Err(Errno::AGAIN) => return Ok(None),
+            read => read.context("read of a userfaultfd")?,
+        };
+        ensure!(
+            read == bytes.len() && bytes[0] == message::PAGE_FAULT,
+            "event {:#x} of a userfaultfd is no page fault",
+            bytes[0]
+        );
+        let address = bytes.get(message::ADDRESS).and_then(|bytes| bytes.first_chunk());
+        let address = u64::from_ne_bytes(*address.context("a message without an address")?);
+        let offset = address.wrapping_sub(self.address()) & !0xfff;
+        Ok(Some(usize::try_from(offset)?))
+    }
+
+    /// Watches the memory no more: who waits for a page goes on without.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn forget(&self) {
+        let mut range = Range { start: self.address(), bytes: self.memory.bytes as u64 };
+        // SAFETY: UFFDIO_UNREGISTER reads a struct uffdio_range, which this is.
+        let call =
+            unsafe { Updater::<{ opcode::read::<Range>(0xaa, 0x01) }, Range>::new(&mut range) };
+        // SAFETY: the range is the mapping above, all of which was registered.
+        if let Err(error) = unsafe { ioctl::ioctl(&self.file, call) } {
+            log::error!("memory stays watched by nobody: {error}");
+        }
     }
 
     /// Places these bytes, whole pages, at `offset`, where nothing is yet.

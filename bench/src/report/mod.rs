@@ -79,6 +79,9 @@ pub struct Contended {
     pub verified_runs: usize,
     /// Figures over these.
     pub figures: BTreeMap<&'static str, Spread>,
+    /// Parts of the downtime in milliseconds, in their order, where they are told.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub downtime_parts: Vec<(String, Spread)>,
     /// umem's figures by these, of pairs that were measured one after the other.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub umem_by_this: BTreeMap<&'static str, Spread>,
@@ -154,7 +157,8 @@ impl Contended {
         };
         let figures = FIGURES.iter().filter_map(|figure| spread(figure.name)).collect();
         let verified_runs = good.len();
-        Self { name, ours, verified_runs, figures, umem_by_this: BTreeMap::new(), runs }
+        let (umem_by_this, downtime_parts) = (BTreeMap::new(), downtime_parts(&runs));
+        Self { name, ours, verified_runs, figures, downtime_parts, umem_by_this, runs }
     }
 
     /// The median of a figure.
@@ -166,6 +170,19 @@ impl Contended {
     fn values(&self, figure: &str) -> Vec<Option<f64>> {
         self.runs.iter().map(|run| run.figures()?.get(figure)).collect()
     }
+}
+
+/// Over all runs that count.
+fn downtime_parts(runs: &[Outcome]) -> Vec<(String, Spread)> {
+    let mut values: Vec<(String, Vec<f64>)> = Vec::new();
+    let good = runs.iter().filter_map(Outcome::moved).filter(|run| run.verified);
+    for (name, ms) in good.flat_map(|run| &run.downtime_parts) {
+        match values.iter_mut().find(|(known, _)| known == name) {
+            Some((_, values)) => values.push(*ms),
+            None => values.push((name.clone(), vec![*ms])),
+        }
+    }
+    values.into_iter().filter_map(|(name, values)| Some((name, Spread::of(&values)?))).collect()
 }
 
 impl Measured {
@@ -245,6 +262,7 @@ pub(crate) mod samples {
             pages: vec![(0.0, 1000), (50.0, 400), (120.0, 0)],
             warmed_bytes: 1 << 20,
             congestion: Some("bbr".into()),
+            remarks: Vec::new(),
             own: Default::default(),
         }))
     }
@@ -310,6 +328,8 @@ mod tests {
         assert_eq!(row["contenders"][0]["figures"]["total_ms"]["median"], 200.0);
         assert_eq!(row["contenders"][0]["runs"][0]["verified"], true);
         assert_eq!(row["contenders"][1]["runs"][1]["error"], "the guest stands still");
+        assert_eq!(row["contenders"][0]["downtime_parts"][0][0], "stop");
+        assert_eq!(row["contenders"][0]["downtime_parts"][0][1]["median"], 0.1);
         assert_eq!(json["scenarios"][1]["left_out"], "no luck");
     }
 }

@@ -1,6 +1,7 @@
 //! Tables for people, in Markdown: they can be put into a document as they are.
 
 use super::{Contended, Measured, Report, number};
+use crate::limits::fault_goal_us;
 use crate::run::FIGURES;
 use crate::scenario::Scenario;
 use crate::stats::Spread;
@@ -67,17 +68,16 @@ pub(super) fn describe(row: &Scenario) -> String {
     words.join(", ")
 }
 
-/// Parts of the downtime of the contenders' first run each.
+/// Parts of each contender's downtime, where they are told: medians, and the spread around them.
 pub(super) fn parts(row: &Measured) -> Vec<(&'static str, String)> {
-    let first = |who: &Contended| who.runs.iter().find_map(|run| run.moved()).cloned();
-    let told = row.contenders.iter().filter_map(|who| Some((who.name, first(who)?.downtime_parts)));
-    told.filter(|(_, parts)| !parts.is_empty())
-        .map(|(name, parts)| {
-            let parts: Vec<String> =
-                parts.iter().map(|(part, ms)| format!("{part} {}", number(*ms))).collect();
-            (name, parts.join(", "))
-        })
-        .collect()
+    let told = row.contenders.iter().filter(|who| !who.downtime_parts.is_empty());
+    told.map(|who| {
+        let parts = who.downtime_parts.iter();
+        let parts: Vec<String> =
+            parts.map(|(part, ms)| format!("{part} {}", spread(Some(ms)))).collect();
+        (who.name, parts.join(", "))
+    })
+    .collect()
 }
 
 /// Runs that do not count, and who did not take part.
@@ -86,8 +86,9 @@ pub(super) fn remarks(row: &Measured) -> Vec<String> {
     remarks.extend(row.left_out.iter().map(|why| format!("left out: {why}")));
     for who in &row.contenders {
         for (at, run) in who.runs.iter().enumerate() {
-            let problem = run.problem().map(|why| format!("{}, run {}: {why}", who.name, at + 1));
-            remarks.extend(problem);
+            let told = run.moved().map_or(&[][..], |run| &run.remarks).iter().cloned();
+            let all = run.problem().into_iter().chain(told);
+            remarks.extend(all.map(|why| format!("{}, run {}: {why}", who.name, at + 1)));
         }
     }
     remarks
@@ -110,20 +111,38 @@ pub fn text(row: &Measured) -> String {
 }
 
 /// What the host can do at best.
-pub(super) const LIMITS: [(&str, &str); 6] = [
+const LIMITS: [(&str, &str); 7] = [
     ("loopback TCP, MiB/s", "tcp_mib_s"),
     ("UFFDIO_COPY, 4 KiB, MiB/s", "copy_4k_mib_s"),
     ("UFFDIO_COPY, 64 KiB, MiB/s", "copy_64k_mib_s"),
     ("both together, MiB/s", "drain_mib_s"),
-    ("round trip, 64 B to 4 KiB, p50 µs", "round_trip_p50_us"),
-    ("p99 µs", "round_trip_p99_us"),
+    ("round trip, 64 B to 4 KiB, p50 µs", "round_trip{}_p50_us"),
+    ("round trip, p99 µs", "round_trip{}_p99_us"),
+    ("fault under KVM answered in the same process, mean µs", "kvm_fault{}_us"),
 ];
+/// By [`fault_goal_us`].
+const GOAL: &str = "goal of a fault under KVM: 1.5 x (that + round trip p50), µs";
 
-/// Rows of the raw limits' table.
+/// Rows of the raw limits' table. What two threads do together is told by where they run.
 pub(super) fn limits(limits: &Value) -> Vec<Vec<String>> {
-    let heading = LIMITS.iter().map(|(heading, _)| (*heading).to_owned()).collect();
-    let cell = |name: &str| limits[name].as_f64().map_or_else(|| "–".to_owned(), number);
-    vec![heading, LIMITS.iter().map(|(_, name)| cell(name)).collect()]
+    let mut rows = vec![
+        ["", "cores of the kernel's choice", "both on one core", "each on its own"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    let cell = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), number);
+    for (heading, name) in LIMITS {
+        let mut row = vec![heading.to_owned()];
+        row.extend(["", "_one_core", "_two_cores"].map(|place| match name {
+            _ if !place.is_empty() && !name.contains("{}") => String::new(),
+            _ => cell(limits[name.replace("{}", place)].as_f64()),
+        }));
+        rows.push(row);
+    }
+    let mut goal = vec![GOAL.to_owned(), cell(fault_goal_us(limits))];
+    goal.resize(4, String::new());
+    rows.push(goal);
+    rows
 }
 
 impl Report {
@@ -183,11 +202,13 @@ mod tests {
 
     #[test]
     fn what_was_not_measured_is_a_dash() {
-        let text = report().limits_text();
-        assert!(
-            text.ends_with("|---|---|---|---|---|---|\n| 1800 | – | – | – | – | – |\n"),
-            "{text}"
-        );
+        let mut report = report();
+        report.limits["round_trip_one_core_p50_us"] = 5.0.into();
+        let text = report.limits_text();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[2], "| loopback TCP, MiB/s | 1800 |  |  |", "{text}");
+        assert!(lines.iter().any(|line| line.ends_with("4 KiB, p50 µs | – | 5 | – |")), "{text}");
+        assert!(lines[9].starts_with("| goal") && lines[9].ends_with("| – |  |  |"), "{text}");
     }
 
     #[test]

@@ -72,6 +72,21 @@ pub const FIGURES: &[Figure] = &[
     ),
     shown("touch_p99_us", "touch p99 µs", "the same"),
     shown("touch_max_us", "touch max µs", "the same"),
+    shown(
+        "fault_goal_us",
+        "fault goal µs",
+        "1.5 x (a fault under KVM that one process answers + the network's round trip)",
+    ),
+    shown(
+        "touch_p50_by_goal",
+        "touch p50 / goal",
+        "with the background off, when nearly each touch is a fault; 1 or less is met",
+    ),
+    shown(
+        "fault_mean_by_goal",
+        "fault mean / goal",
+        "lenient: the goal has the way into the kernel and back, the mover's own count has not",
+    ),
     kept("guest_gap_ms", "guest's gap ms", "longest time between heartbeats by the guest's clock"),
     kept(
         "tick_gap_ms",
@@ -118,6 +133,15 @@ impl Figures {
         }
     }
 
+    /// What faults are to be compared with, in microseconds; `only_faults` if touches are nearly all faults.
+    pub(crate) fn set_fault_goal(&mut self, goal_us: Option<f64>, only_faults: bool) {
+        let Some(goal) = goal_us.filter(|_| self.get("fault_mean_us").is_some()) else { return };
+        self.set("fault_goal_us", goal);
+        self.set("fault_mean_by_goal", self.get("fault_mean_us").map(|mean| mean / goal));
+        let touch = self.get("touch_p50_us").filter(|_| only_faults);
+        self.set("touch_p50_by_goal", touch.map(|touch| touch / goal));
+    }
+
     /// One, if it is known.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<f64> {
@@ -152,5 +176,21 @@ mod tests {
         figures.set("raw_ms", f64::NAN);
         assert_eq!(figures.iter().collect::<Vec<_>>(), [("total_ms", 12.35)]);
         assert_eq!(figures.get("drain_ms"), None);
+    }
+
+    #[test]
+    fn faults_have_a_goal_and_touches_only_where_they_are_faults() {
+        let mut figures = Figures::default();
+        figures.set("touch_p50_us", 150.0);
+        figures.set_fault_goal(Some(100.0), true);
+        assert_eq!(figures.get("fault_goal_us"), None, "no faults");
+        figures.set("fault_mean_us", 80.0);
+        figures.set_fault_goal(None, true);
+        assert_eq!(figures.get("fault_goal_us"), None, "no goal");
+        figures.set_fault_goal(Some(100.0), false);
+        assert_eq!(figures.get("fault_mean_by_goal"), Some(0.8));
+        assert_eq!(figures.get("touch_p50_by_goal"), None);
+        figures.set_fault_goal(Some(100.0), true);
+        assert_eq!(figures.get("touch_p50_by_goal"), Some(1.5));
     }
 }

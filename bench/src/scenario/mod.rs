@@ -1,8 +1,10 @@
 //! What is measured, as a table: a row says what guest moves how over which link, and against whom.
 
+mod placement;
 mod select;
 mod table;
 
+pub use placement::{Core, Placement};
 pub use select::{Selection, select};
 pub use table::all;
 
@@ -153,6 +155,8 @@ pub struct Options {
     pub connections: u8,
     /// Whether the kernel finds missing pages instead of the vCPU (software only; hardware always).
     pub kernel_faults: bool,
+    /// Which of the destination's threads share a core; umem only.
+    pub placement: Placement,
 }
 
 impl Options {
@@ -165,6 +169,7 @@ impl Options {
         bandwidth_mib: 0,
         connections: 1,
         kernel_faults: false,
+        placement: Placement::Free,
     };
 
     /// What differs from the default, as words; empty if nothing does.
@@ -179,6 +184,7 @@ impl Options {
         word(self.bandwidth_mib > 0, format!("{} MiB/s", self.bandwidth_mib));
         word(self.connections > 1, format!("{} connections", self.connections));
         word(self.kernel_faults, "faults by the kernel".to_owned());
+        word(self.placement != Placement::Free, self.placement.word().to_owned());
         words.join(", ")
     }
 }

@@ -1,6 +1,6 @@
 //! The table itself.
 
-use super::{Accel, Guest, HostPages, Link, Mode, Move, Options, Peer, Scenario, Work};
+use super::{Accel, Guest, HostPages, Link, Mode, Move, Options, Peer, Placement, Scenario, Work};
 
 /// Limit of one run where nothing else is said, in seconds.
 const LIMIT_S: u64 = 600;
@@ -217,6 +217,19 @@ fn kvm_rows() -> Vec<Scenario> {
     rows
 }
 
+/// The destination's threads on cores, with the background and without it.
+fn placement_rows() -> Vec<Scenario> {
+    let placements = [Placement::Free].into_iter().chain(Placement::PINNED);
+    let rows = placements.flat_map(|placement| {
+        [("", Options::DEFAULT), ("-no-background", NO_BACKGROUND)].map(|(rest, options)| {
+            let name = format!("kvm-placement-{}{rest}", placement.word());
+            let guest = Move { peers: vec![], ..kvm_guest(1024, 716, 16_000) };
+            row(name, "kvm-placement", with(guest, Options { placement, ..options }))
+        })
+    });
+    rows.collect()
+}
+
 /// All rows, in the order in which they are measured.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
@@ -228,6 +241,7 @@ pub fn all() -> Vec<Scenario> {
         parallel_rows(),
         link_rows(),
         kvm_rows(),
+        placement_rows(),
     ]
     .concat()
 }
@@ -260,6 +274,7 @@ mod tests {
             assert!(!it.options.kernel_faults || it.accel == Accel::Tcg, "{name}");
             assert!(it.options.background || it.mode != Mode::Precopy, "{name}");
             assert!(it.options.background || it.peers.is_empty(), "{name}: QEMU always has one");
+            assert!(it.options.placement == Placement::Free || it.peers.is_empty(), "{name}");
             assert!(it.peers.iter().all(|peer| peer.mode() == it.mode), "{name}");
             assert!(row.limit_s >= 60 && row.limit_s <= 900, "{name}");
         }
@@ -293,6 +308,12 @@ mod tests {
         assert!(moves.iter().any(|it| it.link == Link::Shaped { mbit: 1000, congestion: "cubic" }));
         assert!(moves.iter().any(|it| it.link == Link::Delayed { round_trip_ms: 50.0 }));
         assert!(moves.iter().any(|it| it.accel == Accel::Kvm && it.mode == Mode::Precopy));
+        for placement in [Placement::Free].into_iter().chain(Placement::PINNED) {
+            let is = |it: &&&Move| it.accel == Accel::Kvm && it.options.placement == placement;
+            let both: BTreeSet<bool> =
+                moves.iter().filter(is).map(|it| it.options.background).collect();
+            assert_eq!(both.len(), 2, "{placement:?}");
+        }
         assert!(all.iter().any(|row| row.work == Work::Faults { threads: 16, mib: 64 }));
         let quick: Vec<_> = all.iter().filter(|row| row.quick).collect();
         assert!(quick.iter().all(|row| row.as_move().is_none_or(|it| it.memory_mib <= 256)));

@@ -4,7 +4,11 @@ pub mod huge;
 mod machine;
 mod process;
 mod qmp;
+#[cfg(target_arch = "x86_64")]
+mod small;
 
 pub use machine::{Machine, Words};
 pub use process::{VmProcess, connect, run_until};
 pub use qmp::{Downtime, Event, Faults, Pages, Qmp, Rounds, Status};
+#[cfg(target_arch = "x86_64")]
+pub use small::{Ended, Level, SmallGuest};

@@ -1,5 +1,6 @@
 //! One move of one guest by one contender, and what is read off it.
 
+mod pinning;
 mod reading;
 
 use super::contender::{Contender, Look, look};
@@ -13,6 +14,7 @@ use crate::vm::{Machine, huge};
 use crate::{host, interrupt, warm};
 use anyhow::{Context as _, Result, anyhow, bail};
 use crossbeam_channel::unbounded;
+use pinning::Pinning;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpListener};
@@ -65,6 +67,8 @@ pub struct MoveRun {
     pub warmed_bytes: u64,
     /// Who paced the senders.
     pub congestion: Option<String>,
+    /// What about this run was not as it should be, though it counts.
+    pub remarks: Vec<String>,
     /// Both ends' own last words.
     pub own: [Value; 2],
 }
@@ -335,6 +339,7 @@ impl<'a> Run<'a> {
         let counting = Counting::start(&processes, folder, setup.perf)?;
         self.source.port.send(b'm')?;
         self.until_said("mark", Some(SILENT), |line| *line == GuestLine::Mark)?;
+        let pinning = Pinning::start(self.destination.process.id(), self.it.options.placement)?;
         let start = Instant::now();
         self.contender.begin(self.it, &mut self.source.qmp, &uri, self.deadline)?;
         let background = self.it.options.background;
@@ -344,6 +349,7 @@ impl<'a> Run<'a> {
             ends = self.look()?;
         }
         let counts = counting.stop();
+        let remarks = pinning.map_or_else(Vec::new, Pinning::end);
         let told = [&self.source, &self.destination].map(|end| end.qmp.completed());
         // Both ends tell when they were complete; one that does not was seen to be.
         let done = match told {
@@ -374,6 +380,7 @@ impl<'a> Run<'a> {
                 .collect(),
             warmed_bytes,
             congestion: self.joined.congestion(self.it.link),
+            remarks,
             own: ends.map(|end| end.answer),
             figures,
         })
