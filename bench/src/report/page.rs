@@ -5,7 +5,7 @@ use super::{Contended, Measured, Outcome, Report};
 use crate::run::FIGURES;
 
 /// Figures that are drawn against what differs in a group.
-const CURVES: [&str; 12] = [
+const CURVES: [&str; 17] = [
     "total_ms",
     "drain_ms",
     "drain_by_raw",
@@ -13,12 +13,19 @@ const CURVES: [&str; 12] = [
     "gap_at_switch_ms",
     "stall_ms",
     "back_to_90_ms",
+    "first_second_percent",
     "fault_mean_us",
     "fault_p99_us",
     "touch_p99_us",
     "tick_gap_ms",
     "faults_per_s",
+    "pages_per_request",
+    "syscalls_per_page",
+    "switches_per_page",
+    "cpu_us_per_page",
 ];
+/// Groups whose rows give one thing for another: which figure is drawn against which.
+const TRADES: [(&str, &str, &str); 1] = [("bandwidth", "drain_ms", "fault_mean_us")];
 /// Latencies by the share of faults or touches that do not exceed them.
 const LADDERS: [(&str, [(&str, f64); 3]); 2] = [
     (
@@ -109,42 +116,58 @@ fn curves_of(report: &Report, group: &str) -> Vec<Chart> {
         }
     }
     let x = rows.iter().find_map(|row| row.scenario.x).map_or("", |(what, _)| what);
-    let drawn = FIGURES.iter().filter(|figure| CURVES.contains(&figure.name));
-    drawn
-        .filter_map(|figure| {
-            let series: Vec<Series> = names
+    let wide = rows.iter().filter_map(|row| row.scenario.x).map(|(_, x)| x);
+    // Sizes that double are as far apart as they are.
+    let log_x = wide.clone().all(|x| x > 0.0) && wide.fold(0.0, f64::max) > 100.0;
+    let series = |points: &dyn Fn(&Contended, f64) -> Option<Point>| -> Vec<Series> {
+        let series = names.iter().map(|name| Series {
+            name: (*name).to_owned(),
+            style: Style::Dots,
+            points: rows
                 .iter()
-                .map(|name| Series {
-                    name: (*name).to_owned(),
-                    style: Style::Dots,
-                    points: rows.iter().filter_map(|row| point(row, name, figure.name)).collect(),
+                .filter_map(|row| {
+                    let who = row.contenders.iter().find(|who| who.name == *name)?;
+                    points(who, row.scenario.x?.1)
                 })
-                .filter(|series| !series.points.is_empty())
-                .collect();
-            let wide = rows.iter().filter_map(|row| row.scenario.x).map(|(_, x)| x);
-            // Sizes that double are as far apart as they are.
-            let log_x = wide.clone().all(|x| x > 0.0) && wide.fold(0.0, f64::max) > 100.0;
-            (!series.is_empty())
-                .then(|| Chart { log_x, ..chart(figure.heading, x, figure.heading, series) })
-        })
-        .collect()
+                .collect(),
+        });
+        series.filter(|series| !series.points.is_empty()).collect()
+    };
+    let drawn = FIGURES.iter().filter(|figure| CURVES.contains(&figure.name)).map(|figure| {
+        let points = series(&|who, x| {
+            let spread = who.figures.get(figure.name)?;
+            Some((x, spread.median, Some((spread.min, spread.max))))
+        });
+        Chart { log_x, ..chart(figure.heading, x, figure.heading, points) }
+    });
+    let traded = TRADES.iter().filter(|(name, ..)| *name == group).map(|(_, of, against)| {
+        let points = series(&|who, _| {
+            let spread = who.figures.get(against)?;
+            Some((who.median(of)?, spread.median, Some((spread.min, spread.max))))
+        });
+        let title = format!("{} by {}, a point for each {x}", heading(against), heading(of));
+        chart(&title, heading(of), heading(against), points)
+    });
+    traded.chain(drawn).filter(|chart| !chart.series.is_empty()).collect()
 }
 
-fn point(row: &Measured, name: &str, figure: &str) -> Option<Point> {
-    let who = row.contenders.iter().find(|who| who.name == name)?;
-    let spread = who.figures.get(figure)?;
-    Some((row.scenario.x?.1, spread.median, Some((spread.min, spread.max))))
+/// A figure's name for people.
+fn heading(name: &str) -> &'static str {
+    FIGURES.iter().find(|figure| figure.name == name).map_or("", |figure| figure.heading)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::samples::report;
+    use crate::report::samples::{self, report};
+    use crate::run::Figures;
+    use crate::scenario::{Selection, select};
 
     #[test]
     fn every_curve_is_of_a_figure() {
         for name in CURVES
             .iter()
+            .chain(TRADES.iter().flat_map(|(_, of, against)| [of, against]))
             .chain(LADDERS.iter().flat_map(|(_, steps)| steps.iter().map(|(name, _)| name)))
         {
             assert!(FIGURES.iter().any(|figure| figure.name == *name), "{name}");
@@ -161,6 +184,51 @@ mod tests {
         let points: Vec<_> = total.series[0].points.iter().map(|(x, y, _)| (*x, *y)).collect();
         assert_eq!(points, [(1.0, 200.0), (2.0, 200.0), (4.0, 200.0)]);
         assert_eq!(total.x, "vCPUs");
+    }
+
+    #[test]
+    fn what_the_background_costs_those_who_wait_is_one_curve_of_each_contender() {
+        let rows = select(Selection::Named(&["bandwidth".to_owned()])).unwrap();
+        let scenarios = (1..).zip(&rows).map(|(at, row)| {
+            let run = |slower: f64| {
+                let mut figures = Figures::default();
+                figures.set("drain_ms", slower * 1000.0 / f64::from(at));
+                figures.set("fault_mean_us", slower * 100.0 * f64::from(at));
+                let Outcome::Moved(mut run) = samples::run(1.0, true) else { panic!() };
+                run.figures = figures;
+                vec![Outcome::Moved(run)]
+            };
+            let (ours, theirs) = (run(1.0), run(2.0));
+            let both = [("umem", true, ours), ("qemu postcopy + preempt", false, theirs)];
+            let both = both.map(|(name, ours, runs)| Contended::new(name, ours, runs));
+            Measured::new(row.clone(), Vec::new(), both.into())
+        });
+        let report = Report { scenarios: scenarios.collect(), ..Report::default() };
+        let chart = &curves(&report)[0].1[0];
+        assert_eq!((chart.x.as_str(), chart.y.as_str()), ("drain ms", "fault mean µs"));
+        let points = |series: &Series| -> Vec<_> {
+            series.points.iter().map(|(x, y, _)| (*x, *y)).collect()
+        };
+        assert_eq!(chart.series.len(), 2);
+        assert_eq!(points(&chart.series[0])[..2], [(1000.0, 100.0), (500.0, 200.0)]);
+        assert_eq!(points(&chart.series[1])[..2], [(2000.0, 200.0), (1000.0, 400.0)]);
+        assert_eq!(points(&chart.series[0]).len(), rows.len());
+    }
+
+    #[test]
+    fn every_curve_that_the_documents_speak_of_has_its_points() {
+        let groups =
+            ["bandwidth", "memory", "connections", "round-trip", "faults", "kvm-vcpus", "vcpus"];
+        for group in groups {
+            let rows = select(Selection::Named(&[group.to_owned()])).unwrap();
+            let ours = Contended::new("umem", true, vec![samples::run(1.0, true)]);
+            let measured =
+                rows.iter().map(|row| Measured::new(row.clone(), vec![], vec![ours.clone()]));
+            let report = Report { scenarios: measured.collect(), ..Report::default() };
+            let curves = curves(&report);
+            let total = curves[0].1.iter().find(|chart| chart.title == "total ms").unwrap();
+            assert_eq!(total.series[0].points.len(), rows.len(), "{group}");
+        }
     }
 
     #[test]
