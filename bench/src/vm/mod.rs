@@ -9,6 +9,6 @@ mod small;
 
 pub use machine::{Machine, Words};
 pub use process::{VmProcess, connect, run_until};
-pub use qmp::{Downtime, Event, Faults, Pages, Qmp, Rounds, Status};
+pub use qmp::{Event, Qmp, Status};
 #[cfg(target_arch = "x86_64")]
 pub use small::{Ended, Level, SmallGuest};

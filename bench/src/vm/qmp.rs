@@ -2,85 +2,16 @@
 
 use super::process::connect;
 use anyhow::{Context as _, anyhow, bail};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use umem_link::{DowntimeParts, FaultLatency, PageCounts, RoundsStatus};
 
 /// A monitor answers at once; one that does not in this time has a fault.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Pages by cause, as umem's monitor tells them.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
-pub struct Pages {
-    /// Asked for.
-    pub demand: u64,
-    /// Beside those asked for.
-    pub prefault: u64,
-    /// That nobody asked for, after the switch.
-    pub background: u64,
-    /// Before the switch.
-    pub precopy: u64,
-    /// Of all these, those of one repeated byte.
-    pub fill: u64,
-    /// Of the guest's RAM.
-    pub total: u64,
-    /// Still to come.
-    pub remaining: u64,
-}
-
-/// Rounds of precopy.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
-pub struct Rounds {
-    /// Rounds so far.
-    pub passes: u32,
-    /// Copies of pages sent in them.
-    pub copies: u64,
-    /// Pages whose copies were void at the switch.
-    pub discarded: u64,
-    /// Pages that the guest wrote, a second, over the last round.
-    pub dirty_pages_rate: f64,
-    /// Bytes a second.
-    pub send_rate: f64,
-    /// Missing while nothing tells the link's rate.
-    pub expected_downtime_ms: Option<f64>,
-    /// Share of the vCPUs' time that is taken, in percent.
-    pub throttle: u8,
-}
-
-/// Fault latency in microseconds, from the fault to the page.
-#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize)]
-#[serde(default)]
-pub struct Faults {
-    /// Faults.
-    pub count: u64,
-    /// Their mean.
-    pub mean: f64,
-    /// What half of them did not exceed.
-    pub p50: f64,
-    /// The same of 90 %.
-    pub p90: f64,
-    /// The same of 99 %.
-    pub p99: f64,
-    /// The same of 99.9 %.
-    pub p999: f64,
-    /// The longest.
-    pub max: f64,
-}
-
-/// Time without a running guest, in milliseconds.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub struct Downtime {
-    /// By name, in their order.
-    pub parts: Vec<(String, f64)>,
-    /// All of it, once it is over.
-    pub total: Option<f64>,
-}
 
 /// A migration at one end of ours.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -95,13 +26,13 @@ pub struct Status {
     /// From the switch until all pages had come.
     pub drain_ms: Option<f64>,
     /// Time without a running guest.
-    pub downtime: Downtime,
+    pub downtime: DowntimeParts,
     /// Pages by cause.
-    pub pages: Pages,
+    pub pages: PageCounts,
     /// Missing in pure postcopy.
-    pub rounds: Option<Rounds>,
+    pub rounds: Option<RoundsStatus>,
     /// At the destination: pages that the guest waited for.
-    pub faults: Faults,
+    pub faults: FaultLatency,
     /// Bytes on all connections.
     pub wire_bytes: u64,
     /// Bytes a second, lately.

@@ -1,6 +1,7 @@
-//! What a migration looks like from outside at one moment: for `info migrate`, progress and reports.
+//! What a migration looks like from outside at one moment: for `info migrate`, progress and reports. Its parts can be
+//! read back from what a monitor tells; what another version does not tell is as in the default.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use umem_wire::Mode;
 
 /// The word for a mode.
@@ -23,8 +24,8 @@ pub enum End {
 }
 
 /// Pages by what brought them. Each page that moved is counted once, under its first cause.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
 pub struct PageCounts {
     /// Asked for by a page fault.
     pub demand: u64,
@@ -48,8 +49,8 @@ pub struct PageCounts {
 }
 
 /// Precopy so far. At the destination only what it can know is other than 0.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
 pub struct RoundsStatus {
     /// Rounds begun, the last one, while the guest stood still, among them.
     pub passes: u32,
@@ -69,7 +70,8 @@ pub struct RoundsStatus {
 }
 
 /// Latency of page faults at the destination, in microseconds, from the fault to the page's presence.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct FaultLatency {
     /// Faults resolved.
     pub count: u64,
@@ -92,7 +94,8 @@ pub struct FaultLatency {
 
 /// The parts of the time during which the guest ran nowhere, in milliseconds.
 /// Parts that this end did not see are absent.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DowntimeParts {
     /// Name of the part and its length, in their order.
     pub parts: Vec<(String, f64)>,

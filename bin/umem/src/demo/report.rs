@@ -5,7 +5,8 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 use std::fmt::Write as _;
 use umem_bench::guest::{Processors, Verdict, Window};
-use umem_bench::vm::{Faults, Rounds, Status};
+use umem_bench::vm::Status;
+use umem_link::{FaultLatency, RoundsStatus};
 
 /// Pages that arrived, by what brought them.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -40,7 +41,7 @@ pub(super) struct RoundReport {
 }
 
 impl RoundReport {
-    pub(super) fn new(rounds: &Rounds, throttle_most: u8) -> Self {
+    pub(super) fn new(rounds: &RoundsStatus, throttle_most: u8) -> Self {
         Self {
             rounds: rounds.passes,
             copies: rounds.copies,
@@ -114,7 +115,7 @@ pub(super) struct Report {
     pub(super) stall_ms: f64,
     /// Longest by the guest's own clock.
     pub(super) heartbeat_gap_guest_ms: f64,
-    pub(super) fault_us: Faults,
+    pub(super) fault_us: FaultLatency,
     /// Missing in pure postcopy.
     pub(super) rounds: Option<RoundReport>,
     pub(super) pages: PageReport,

@@ -278,7 +278,7 @@ impl<'o> Scenario<'o> {
             heartbeat_gap_switch_ms: self.beats.gap_at_switch_ms(),
             stall_ms: self.beats.stall_ms(start, moved, until),
             heartbeat_gap_guest_ms: verdict.max_gap_us as f64 / 1e3,
-            fault_us: to.faults,
+            fault_us: to.faults.clone(),
             rounds: from.rounds.map(|rounds| RoundReport::new(&rounds, self.throttle_most)),
             pages: PageReport {
                 precopy: to.pages.precopy,
