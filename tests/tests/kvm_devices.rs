@@ -2,12 +2,25 @@
 //! that are on their way, and how these are routed move with it, in each mode.
 #![allow(missing_docs)]
 
+use std::path::PathBuf;
 use umem_tests::moving::{accept, complete, ready};
 use umem_tests::scratch::{self, Requests, bad_sectors};
-use umem_tests::{Lab, kvm_or_skip};
+use umem_tests::{Lab, Vm, kvm_or_skip};
 
 /// Boot arguments, with where the machine has its first two devices.
 const GUEST: &str = "rate=2000 fill=70 beat_us=2000 seed=51 disk=0xd0000000:16 rng=0xd0001000:17";
+
+/// A guest that is busy with its devices, with its VM's options and its disk.
+fn busy(lab: &Lab) -> (Vm, String, PathBuf) {
+    let disk = scratch::make(lab);
+    let machine = format!(
+        "-accel kvm -m 128M -smp 2 -drive file={},format=raw -device virtio-rng-device",
+        disk.display()
+    );
+    let vm = lab.vm("a", &machine).bare_x86(GUEST).start();
+    ready(&vm);
+    (vm, machine, disk)
+}
 
 /// There, back and there again: state that was loaded is saved and loaded once more.
 fn moves(test: &str, listen: &str, command: &str) {
@@ -15,13 +28,7 @@ fn moves(test: &str, listen: &str, command: &str) {
         return;
     }
     let lab = Lab::new();
-    let disk = scratch::make(&lab);
-    let machine = format!(
-        "-accel kvm -m 128M -smp 2 -drive file={},format=raw -device virtio-rng-device",
-        disk.display()
-    );
-    let mut here = lab.vm("a", &machine).bare_x86(GUEST).start();
-    ready(&here);
+    let (mut here, machine, disk) = busy(&lab);
     let mut seen = scratch::go_on(Requests::default(), || here.verdict());
     for name in ["b", "c", "d"] {
         let options = format!("{machine} {listen} -incoming tcp:127.0.0.1:0");
@@ -62,13 +69,7 @@ fn devices_under_kvm_survive_stop_and_reset() {
         return;
     }
     let lab = Lab::new();
-    let disk = scratch::make(&lab);
-    let machine = format!(
-        "-accel kvm -m 128M -smp 2 -drive file={},format=raw -device virtio-rng-device",
-        disk.display()
-    );
-    let mut vm = lab.vm("a", &machine).bare_x86(GUEST).start();
-    ready(&vm);
+    let (mut vm, ..) = busy(&lab);
     let mut seen = scratch::go_on(Requests::default(), || vm.verdict());
     for _ in 0..10 {
         accept(&mut vm, "stop");
