@@ -5,7 +5,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// What a figure is.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy)]
 pub struct Figure {
     /// Its name in JSON and CSV.
     pub name: &'static str,
@@ -13,107 +13,105 @@ pub struct Figure {
     pub heading: &'static str,
     /// What it says.
     pub about: &'static str,
-    /// Whether tables for people show it.
-    pub shown: bool,
 }
 
-const fn shown(name: &'static str, heading: &'static str, about: &'static str) -> Figure {
-    Figure { name, heading, about, shown: true }
-}
-
-const fn kept(name: &'static str, heading: &'static str, about: &'static str) -> Figure {
-    Figure { name, heading, about, shown: false }
+const fn figure(name: &'static str, heading: &'static str, about: &'static str) -> Figure {
+    Figure { name, heading, about }
 }
 
 /// All of them, in the order of tables. Of each less is better, but for those whose name says rate or percent.
 pub const FIGURES: &[Figure] = &[
-    shown("total_ms", "total ms", "from the command until both ends say that all is there"),
-    shown("pause_ms", "pause ms", "from the source's STOP to the destination's RESUME event"),
-    shown("downtime_ms", "own downtime ms", "without a running guest, as the mover tells it"),
-    shown(
+    figure("total_ms", "total ms", "from the command until both ends say that all is there"),
+    figure("pause_ms", "pause ms", "from the source's STOP to the destination's RESUME event"),
+    figure("downtime_ms", "own downtime ms", "without a running guest, as the mover tells it"),
+    figure(
         "drain_ms",
         "drain ms",
         "from the guest's start at the destination until all its pages are there",
     ),
-    shown(
+    figure(
         "raw_ms",
         "raw ms",
         "the same bytes over plain loopback TCP, placed by UFFDIO_COPY, beside the same guest",
     ),
-    shown("drain_by_raw", "drain / raw", "the two before by each other"),
-    shown(
+    figure("drain_by_raw", "drain / raw", "the two before by each other"),
+    figure(
         "gap_at_switch_ms",
         "gap at switch ms",
         "last heartbeat at the source to the first at the destination, period included",
     ),
-    kept("longest_gap_ms", "longest gap ms", "between any two heartbeats of the move"),
-    shown("stall_ms", "stall ms", "silences over 20 ms in the whole move, added up"),
-    kept("stall_before_ms", "stall before ms", "the same in the two seconds before it"),
-    shown(
+    figure("longest_gap_ms", "longest gap ms", "between any two heartbeats of the move"),
+    figure("stall_ms", "stall ms", "silences over 20 ms in the whole move, added up"),
+    figure("stall_before_ms", "stall before ms", "the same in the two seconds before it"),
+    figure(
         "back_to_90_ms",
         "back to 90 % ms",
         "from the last heartbeat at the source until writes go on at 90 % of their former rate",
     ),
-    shown(
+    figure(
         "first_second_percent",
         "first second %",
         "writes in the second after the switch, of those it would have had",
     ),
-    kept("rate_before", "writes/s before", "in the two seconds before the move"),
-    shown("faults", "faults", "pages that the guest waited for, as the mover counts them"),
-    shown("fault_mean_us", "fault mean µs", "from fault to page, as the mover tells it"),
-    shown("fault_p50_us", "fault p50 µs", "the same"),
-    shown("fault_p99_us", "fault p99 µs", "the same"),
-    shown("fault_max_us", "fault max µs", "the same"),
-    shown(
+    figure("rate_before", "writes/s before", "in the two seconds before the move"),
+    figure("faults", "faults", "pages that the guest waited for, as the mover counts them"),
+    figure("fault_mean_us", "fault mean µs", "from fault to page, as the mover tells it"),
+    figure("fault_p50_us", "fault p50 µs", "the same"),
+    figure("fault_p99_us", "fault p99 µs", "the same"),
+    figure("fault_max_us", "fault max µs", "the same"),
+    figure(
         "touch_p50_us",
         "touch p50 µs",
         "one random write, timed by the guest, present pages among them",
     ),
-    shown("touch_p99_us", "touch p99 µs", "the same"),
-    shown("touch_max_us", "touch max µs", "the same"),
-    shown(
+    figure("touch_p99_us", "touch p99 µs", "the same"),
+    figure("touch_max_us", "touch max µs", "the same"),
+    figure(
         "fault_goal_us",
         "fault goal µs",
         "1.5 x (a fault under KVM that one process answers + the network's round trip)",
     ),
-    shown(
+    figure(
         "touch_p50_by_goal",
         "touch p50 / goal",
         "with the background off, when nearly each touch is a fault; 1 or less is met",
     ),
-    shown(
+    figure(
         "fault_mean_by_goal",
         "fault mean / goal",
         "lenient: the goal has the way into the kernel and back, the mover's own count has not",
     ),
-    kept("guest_gap_ms", "guest's gap ms", "longest time between heartbeats by the guest's clock"),
-    kept(
+    figure(
+        "guest_gap_ms",
+        "guest's gap ms",
+        "longest time between heartbeats by the guest's clock",
+    ),
+    figure(
         "tick_gap_ms",
         "blackout ms",
         "longest time without a timer interrupt, by the guest's clock (x86-64)",
     ),
-    shown("wire_mib", "wire MiB", "on all connections, as the mover counts them"),
-    kept("wire_by_filled", "wire / filled", "the same by the memory that the guest filled"),
-    shown("syscalls_per_page", "calls/page", "system calls of both ends, by pages filled (perf)"),
-    shown(
+    figure("wire_mib", "wire MiB", "on all connections, as the mover counts them"),
+    figure("wire_by_filled", "wire / filled", "the same by the memory that the guest filled"),
+    figure("syscalls_per_page", "calls/page", "system calls of both ends, by pages filled (perf)"),
+    figure(
         "switches_per_page",
         "switches/page",
         "context switches of both ends, by pages filled (perf)",
     ),
-    kept(
+    figure(
         "page_faults_per_page",
         "kernel faults/page",
         "page faults of both ends in the kernel's count, by pages filled (perf)",
     ),
-    shown(
+    figure(
         "cpu_us_per_page",
         "CPU µs/page",
         "of both ends, the running guest's own among it, by pages filled",
     ),
-    kept("pages", "pages", "touched by the generator"),
-    kept("faults_per_s", "faults/s", "that arrived in a second"),
-    kept("pages_per_request", "pages/request", "faults that went in one message"),
+    figure("pages", "pages", "touched by the generator"),
+    figure("faults_per_s", "faults/s", "that arrived in a second"),
+    figure("pages_per_request", "pages/request", "faults that went in one message"),
 ];
 
 /// Figures of one run.
