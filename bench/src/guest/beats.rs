@@ -1,6 +1,7 @@
 //! The guest's heartbeats as the host heard them: the same measure for whoever moves it.
 
-use super::End;
+use super::{End, GuestLine, Heard};
+use anyhow::{Result, bail};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
@@ -52,6 +53,23 @@ impl Beats {
     /// Adds one.
     pub fn push(&mut self, beat: Beat) {
         self.0.push(beat);
+    }
+
+    /// Takes the heartbeats out of what was heard; all else goes to `said`.
+    ///
+    /// # Errors
+    /// When the guest says that it cannot go on.
+    pub fn take(&mut self, heard: Vec<Heard>, said: &mut Vec<Heard>) -> Result<()> {
+        for heard in heard {
+            match heard.line {
+                GuestLine::Beat { writes, .. } => {
+                    self.push(Beat { end: heard.end, at: heard.at, writes });
+                }
+                GuestLine::Failed(why) => bail!("the guest cannot go on: {why}"),
+                _ => said.push(heard),
+            }
+        }
+        Ok(())
     }
 
     /// How many there are.
@@ -172,6 +190,20 @@ impl Beats {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn heartbeats_are_taken_out_of_what_was_heard_and_a_guest_that_gives_up_is_an_error() {
+        let heard = |line| Heard { end: End::Source, at: Instant::now(), line };
+        let (mut beats, mut said) = (Beats::default(), Vec::new());
+        let lines = [GuestLine::Mark, GuestLine::Beat { clock_us: 5, writes: 7 }, GuestLine::Bye];
+        beats.take(lines.map(heard).into(), &mut said).unwrap();
+        assert_eq!((beats.count(), beats.last().unwrap().writes), (1, 7));
+        let said_lines: Vec<_> = said.iter().map(|heard| &heard.line).collect();
+        assert_eq!(said_lines, [&GuestLine::Mark, &GuestLine::Bye]);
+        let gives_up = vec![heard(GuestLine::Failed("no memory".into()))];
+        let why = beats.take(gives_up, &mut said).unwrap_err().to_string();
+        assert!(why.contains("no memory"), "{why}");
+    }
 
     #[test]
     fn gaps_and_windows_follow_from_the_arrivals() {

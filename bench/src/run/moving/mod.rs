@@ -183,16 +183,7 @@ impl<'a> Run<'a> {
         interrupt::check()?;
         let mut heard = Vec::new();
         self.assembler.listen(until, &mut heard);
-        for heard in heard {
-            match heard.line {
-                GuestLine::Beat { writes, .. } => {
-                    self.beats.push(Beat { end: heard.end, at: heard.at, writes });
-                }
-                GuestLine::Failed(why) => bail!("the guest cannot go on: {why}"),
-                _ => self.said.push(heard),
-            }
-        }
-        Ok(())
+        self.beats.take(heard, &mut self.said)
     }
 
     fn check(&mut self, what: &str) -> Result<()> {

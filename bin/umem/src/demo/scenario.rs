@@ -14,7 +14,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use umem_bench::guest::{Assembler, Beat, Beats, Chunk, End, GuestLine, Heard, Verdict};
+use umem_bench::guest::{Assembler, Beats, Chunk, End, GuestLine, Heard, Verdict};
 use umem_bench::interrupt;
 use umem_bench::vm::{Machine, Status, Words};
 
@@ -194,15 +194,7 @@ impl<'o> Scenario<'o> {
             interrupt::check()?;
             self.assembler.listen(until.min(Instant::now() + LOOK), &mut heard);
         }
-        for heard in heard {
-            match heard.line {
-                GuestLine::Beat { writes, .. } => {
-                    self.beats.push(Beat { end: heard.end, at: heard.at, writes });
-                }
-                GuestLine::Failed(why) => bail!("the guest cannot go on: {why}"),
-                _ => self.said.push(heard),
-            }
-        }
+        self.beats.take(heard, &mut self.said)?;
         for side in [&mut self.source, &mut self.destination] {
             side.process.check().map_err(|error| {
                 let words = self.assembler.last_words();
