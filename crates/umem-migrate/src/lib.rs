@@ -6,12 +6,14 @@
 
 mod destination;
 mod digest;
+pub mod packing;
 mod plan;
 pub mod policy;
 mod source;
 
 pub use destination::{Destination, DestinationAction, DestinationEvent, DestinationState};
 pub use digest::Tally;
+pub use packing::{Compression, Differences, Packing};
 pub use plan::{BadRequest, Prefault, SendPlan, Wanted};
 pub use policy::{AutoConverge, Rounds, Strategy, Switch};
 pub use source::{

@@ -7,6 +7,7 @@
 mod control;
 mod description;
 mod frame;
+mod packed;
 mod pages;
 mod preface;
 mod reader;
@@ -18,6 +19,7 @@ pub use control::{
 };
 pub use description::{Block, MAX_BLOCKS, MAX_DEVICES, MachineDescription};
 pub use frame::{FRAME_HEAD_BYTES, FrameHead, MAX_CONTROL_BODY};
+pub use packed::{Codec, MOST_PERCENT, PackedHead, Packer, Unpacker, exclusive_or};
 pub use pages::{
     Cause, MAX_CHUNK_PAGES, PageKind, PageOf, PagesBuilder, PagesFrame, PagesHead, RunFrame,
     decode_credit, digest_term, discard_term, encode_credit, encode_round_end, page_hash,
@@ -55,6 +57,14 @@ pub enum WireError {
         field: &'static str,
         /// What it says.
         value: u64,
+    },
+    /// Packed content that is broken, or stands for something else.
+    #[error("{packed} packed bytes do not unpack to the {expected} bytes of their pages")]
+    Unpack {
+        /// Bytes that came.
+        packed: usize,
+        /// Bytes that the pages have.
+        expected: usize,
     },
     /// The peer does not speak this protocol.
     #[error("the peer does not speak the migration protocol (its first bytes are {first:02x?})")]

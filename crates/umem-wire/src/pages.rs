@@ -7,9 +7,12 @@
 //!  RUN    start u64 | count u64 | byte u8 | cause u8
 //!  ROUND-END  round u32
 //! ```
+//!
+//! PACKED is in `packed`.
 
 use crate::WireError;
 use crate::frame::{FRAME_HEAD_BYTES, FrameHead, framed};
+use crate::packed::{PACKED, PackedHead};
 use crate::reader::BodyReader;
 use twox_hash::XxHash3_64;
 
@@ -157,12 +160,20 @@ impl PagesBuilder {
     /// The frame up to its content pages.
     #[must_use]
     pub fn head(&self) -> Vec<u8> {
+        self.frame(PAGES, &[], &[], self.hashes.len() / 8 * self.page_bytes)
+    }
+
+    /// A frame up to the last bytes of its body, which are `behind`; what only some kinds have goes
+    /// `before` and `after` what all have.
+    pub(crate) fn frame(&self, kind: u8, before: &[u8], after: &[u8], behind: usize) -> Vec<u8> {
         let content = self.hashes.len() / 8;
         let table = FIXED_BYTES + self.kinds.len() + self.fills.len() + self.hashes.len();
+        let table = before.len() + table + after.len();
         // At most 256 pages of a size that a chunk may have; the sum is far below 4 GiB.
-        let body_bytes = (table + content * self.page_bytes) as u32;
+        let body_bytes = (table + behind) as u32;
         let mut out = Vec::with_capacity(FRAME_HEAD_BYTES + table);
-        out.extend_from_slice(&FrameHead { kind: PAGES, body_bytes }.encode());
+        out.extend_from_slice(&FrameHead { kind, body_bytes }.encode());
+        out.extend_from_slice(before);
         out.extend_from_slice(&self.start.to_le_bytes());
         for count in [self.count, content, self.fills.len()] {
             out.extend_from_slice(&(count as u16).to_le_bytes());
@@ -171,6 +182,7 @@ impl PagesBuilder {
         out.extend_from_slice(&self.kinds);
         out.extend_from_slice(&self.fills);
         out.extend_from_slice(&self.hashes);
+        out.extend_from_slice(after);
         out
     }
 }
@@ -219,6 +231,46 @@ pub struct PagesHead<'a> {
 pub type PageOf<'a> = (u64, PageKind, &'a [u8]);
 
 impl<'a> PagesHead<'a> {
+    /// All before the content, which is empty here, and the number of pages that have some.
+    pub(crate) fn table(
+        kind: u8,
+        body: &mut BodyReader<'a>,
+        page_bytes: usize,
+    ) -> Result<(Self, usize), WireError> {
+        let bytes = body.bytes();
+        let start = body.u64()?;
+        let count = usize::from(body.u16()?);
+        let (content, fills) = (usize::from(body.u16()?), usize::from(body.u16()?));
+        let cause = Cause::decode(body.u8()?)?;
+        body.u8()?;
+        if count == 0 || count > MAX_CHUNK_PAGES {
+            let value = count as u64;
+            return Err(WireError::Value { field: "number of pages in a frame", value });
+        }
+        let kinds = body.slice(count.div_ceil(KINDS_PER_BYTE))?;
+        let coded = |code| codes(kinds, count).filter(|other| *other == code).count();
+        if coded(KIND_CONTENT) != content || coded(KIND_FILL) != fills {
+            return Err(WireError::Length { kind, bytes });
+        }
+        let (fills, hashes) = (body.slice(fills)?, body.slice(8 * content)?);
+        let none = &[][..];
+        let head = Self { start, cause, count, page_bytes, kinds, fills, hashes, content: none };
+        Ok((head, content))
+    }
+
+    /// The same with content that came in another way.
+    pub(crate) fn with(self, content: &'a [u8]) -> Self {
+        Self { content, ..self }
+    }
+
+    /// The pages with content, in order.
+    pub(crate) fn content_pages(&self) -> impl Iterator<Item = u64> + use<'a> {
+        let start = self.start;
+        let all = (0..).zip(codes(self.kinds, self.count));
+        let all = all.map(move |(at, code)| (start.wrapping_add(at), code));
+        all.filter(|(_, code)| *code == KIND_CONTENT).map(|(page, _)| page)
+    }
+
     /// Number of pages.
     #[must_use]
     pub fn count(&self) -> u64 {
@@ -263,6 +315,8 @@ impl<'a> PagesHead<'a> {
 pub enum PagesFrame<'a> {
     /// Pages.
     Pages(PagesHead<'a>),
+    /// Pages whose content is packed.
+    Packed(PackedHead<'a>),
     /// Pages that all repeat one byte.
     Run(RunFrame),
     /// All pages of this round that go this way have been sent (bulk only).
@@ -281,31 +335,15 @@ impl<'a> PagesFrame<'a> {
     /// # Errors
     /// Whatever does not fit together. That the pages exist is for the caller to check.
     pub fn decode(kind: u8, body: &'a [u8], page_bytes: usize) -> Result<Self, WireError> {
-        let bytes = body.len();
         let mut body = BodyReader::new(kind, body);
         match kind {
             PAGES => {
-                let start = body.u64()?;
-                let count = usize::from(body.u16()?);
-                let (content, fills) = (usize::from(body.u16()?), usize::from(body.u16()?));
-                let cause = Cause::decode(body.u8()?)?;
-                body.u8()?;
-                if count == 0 || count > MAX_CHUNK_PAGES {
-                    let value = count as u64;
-                    return Err(WireError::Value { field: "number of pages in a frame", value });
-                }
-                let kinds = body.slice(count.div_ceil(KINDS_PER_BYTE))?;
-                let coded = |code| codes(kinds, count).filter(|other| *other == code).count();
-                if coded(KIND_CONTENT) != content || coded(KIND_FILL) != fills {
-                    return Err(WireError::Length { kind, bytes });
-                }
-                let (fills, hashes) = (body.slice(fills)?, body.slice(8 * content)?);
+                let (head, content) = PagesHead::table(kind, &mut body, page_bytes)?;
                 let content = body.slice(content * page_bytes)?;
                 body.finish()?;
-                let head =
-                    PagesHead { start, cause, count, page_bytes, kinds, fills, hashes, content };
-                Ok(Self::Pages(head))
+                Ok(Self::Pages(PagesHead { content, ..head }))
             }
+            PACKED => Ok(Self::Packed(PackedHead::decode(kind, &mut body, page_bytes)?)),
             ROUND_END => {
                 let round = body.u32()?;
                 body.finish()?;
@@ -325,7 +363,7 @@ impl<'a> PagesFrame<'a> {
     }
 }
 
-fn codes(kinds: &[u8], count: usize) -> impl Iterator<Item = u8> + '_ {
+fn codes(kinds: &[u8], count: usize) -> impl Iterator<Item = u8> + use<'_> {
     let all =
         kinds.iter().flat_map(|byte| (0..KINDS_PER_BYTE).map(move |slot| byte >> (2 * slot) & 3));
     all.take(count)

@@ -73,10 +73,33 @@ impl Role {
     }
 }
 
-/// Optional parts of the protocol that an end knows. None so far; unknown bits are ignored, and what
-/// both ends know is used.
+/// Optional parts of the protocol that an end knows, as bits. Unknown ones are ignored, and what both
+/// ends know is used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Features(pub u64);
+
+impl Features {
+    /// Pages packed with LZ4.
+    pub const LZ4: Self = Self(1);
+    /// Pages packed with Zstandard.
+    pub const ZSTD: Self = Self(2);
+    /// Packed pages of rounds that are differences from the copy placed before.
+    pub const DIFFERENCES: Self = Self(4);
+    /// All that this crate knows.
+    pub const KNOWN: Self = Self(Self::LZ4.0 | Self::ZSTD.0 | Self::DIFFERENCES.0);
+
+    /// What is in both.
+    #[must_use]
+    pub const fn both(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Whether all of the other's are here.
+    #[must_use]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
 
 /// First bytes on a connection, from the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

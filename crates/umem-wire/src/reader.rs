@@ -14,6 +14,11 @@ impl<'a> BodyReader<'a> {
         Self { kind, bytes: body.len(), rest: body }
     }
 
+    /// Bytes of the whole body.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     fn length_error(&self) -> WireError {
         WireError::Length { kind: self.kind, bytes: self.bytes }
     }
