@@ -65,18 +65,20 @@ fn read_by(
     Ok(())
 }
 
-/// The source's side: says what the connection is for, and hears whether it is taken.
+/// The source's side: says what the connection is for, and hears whether it is taken, and what optional
+/// parts both ends know.
 pub(crate) fn call(
     socket: Socket,
     preface: &Preface,
     peer: String,
     again: bool,
     wake: &Wake,
-) -> Result<Channel, HandshakeError> {
+) -> Result<(Channel, Features), HandshakeError> {
     (&socket).write_all(&preface.encode())?;
     let mut reply = [0; REPLY_BYTES];
     read_by(&socket, &mut reply, Instant::now() + HANDSHAKE_WITHIN, wake)?;
-    match Reply::decode(&reply)?.verdict {
+    let Reply { verdict, features } = Reply::decode(&reply)?;
+    match verdict {
         Verdict::Accepted => {}
         Verdict::Busy => return Err(HandshakeError::Busy),
         Verdict::UnknownSession => return Err(HandshakeError::UnknownSession),
@@ -85,7 +87,8 @@ pub(crate) fn call(
     }
     let within = (preface.role == Role::Inquiry).then_some(ANSWER_WITHIN);
     socket.set_read_timeout(within)?;
-    Ok(channel::from_socket(socket, peer, again))
+    // A bit that this end has not named means nothing.
+    Ok((channel::from_socket(socket, peer, again), features.both(preface.features)))
 }
 
 /// The destination's side: hears what the connection is for.
@@ -96,7 +99,7 @@ pub(crate) fn hear(socket: &Socket, wake: &Wake) -> Result<Preface, HandshakeErr
         Ok(preface) => Ok(preface),
         Err(error) => {
             if matches!(error, WireError::Version { .. }) {
-                answer(socket, Verdict::Version)?;
+                answer(socket, Verdict::Version, Features::default())?;
             }
             Err(error.into())
         }
@@ -104,7 +107,7 @@ pub(crate) fn hear(socket: &Socket, wake: &Wake) -> Result<Preface, HandshakeErr
 }
 
 /// The destination's answer.
-pub(crate) fn answer(mut socket: &Socket, verdict: Verdict) -> io::Result<()> {
+pub(crate) fn answer(mut socket: &Socket, verdict: Verdict, features: Features) -> io::Result<()> {
     socket.set_read_timeout(None)?;
-    socket.write_all(&Reply { verdict, features: Features::default() }.encode())
+    socket.write_all(&Reply { verdict, features }.encode())
 }

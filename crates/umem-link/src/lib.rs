@@ -25,8 +25,12 @@ pub use snapshot::{
     snapshot_path,
 };
 pub use source::{SourceOptions, SourceSession};
-pub use status::{DowntimeParts, End, FaultLatency, MigrationStatus, PageCounts, RoundsStatus};
-pub use umem_migrate::{AutoConverge, Operator, Prefault, Rounds, Strategy, Switch};
-pub use umem_wire::{Block, MachineDescription, Mode};
+pub use status::{
+    DowntimeParts, End, FaultLatency, MigrationStatus, PackedStatus, PageCounts, RoundsStatus,
+};
+pub use umem_migrate::{
+    AutoConverge, Compression, Differences, Operator, Prefault, Rounds, Strategy, Switch,
+};
+pub use umem_wire::{Block, Codec, Features, MachineDescription, Mode};
 pub use uri::{Endpoint, UriError};
 pub use wake::Wake;

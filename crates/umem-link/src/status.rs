@@ -1,8 +1,10 @@
 //! What a migration looks like from outside at one moment: for `info migrate`, progress and reports. Its parts can be
 //! read back from what a monitor tells; what another version does not tell is as in the default.
 
+use crate::lane::PackCounts;
 use serde::{Deserialize, Serialize};
-use umem_wire::Mode;
+use std::sync::atomic::Ordering;
+use umem_wire::{Codec, Mode};
 
 /// The word for a mode.
 pub(crate) fn word(mode: Mode) -> &'static str {
@@ -69,6 +71,38 @@ pub struct RoundsStatus {
     pub throttle: u8,
 }
 
+/// Pages that went packed so far.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PackedStatus {
+    /// The codec in use; at the destination, that of the newest packed frame. `None` while pages go as
+    /// they are.
+    pub codec: Option<&'static str>,
+    /// Bytes of content that went packed.
+    pub content_bytes: u64,
+    /// Bytes that they were packed to.
+    pub packed_bytes: u64,
+    /// How many times less that is.
+    pub ratio: f64,
+    /// Pages that went as their difference from the copy sent before.
+    pub differences: u64,
+}
+
+impl PackedStatus {
+    /// What there is to tell; `None` while nothing was packed.
+    pub(crate) fn of(counts: &PackCounts) -> Option<Self> {
+        let packed_bytes = counts.packed.load(Ordering::Relaxed);
+        let content_bytes = counts.content.load(Ordering::Relaxed);
+        (packed_bytes > 0).then(|| Self {
+            codec: counts.current().map(Codec::name),
+            content_bytes,
+            packed_bytes,
+            ratio: content_bytes as f64 / packed_bytes as f64,
+            differences: counts.differences.load(Ordering::Relaxed),
+        })
+    }
+}
+
 /// Latency of page faults at the destination, in microseconds, from the fault to the page's presence.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -129,6 +163,8 @@ pub struct MigrationStatus {
     pub pages: PageCounts,
     /// Rounds of precopy, where there were some.
     pub rounds: Option<RoundsStatus>,
+    /// Packed pages, where there are some.
+    pub packed: Option<PackedStatus>,
     /// Page faults (destination).
     pub faults: FaultLatency,
     /// Pages that someone waits for now (destination); a bounded sample, page numbers.

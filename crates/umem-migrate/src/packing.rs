@@ -2,7 +2,7 @@
 //! does not depend on it.
 //!
 //! Each connection for pages has one of its own, for each has its share of the link. With *link* the bytes
-//! a second that the connection takes (time blocked in it included), and of each codec the bytes a second
+//! a second that the connection takes (time blocked in it included; no more than the operator allows), and of each codec the bytes a second
 //! that it packs and the *ratio* of what comes out to what goes in, a byte of content costs
 //!
 //! | way | cost of a byte |
@@ -16,7 +16,8 @@
 //! | a codec | packed with it |
 //! | auto, link faster than [`FASTEST_PACKER`], or not known yet | plain, nothing is tried |
 //! | auto, a codec's figures are old (a round has begun, [`TRY_AFTER`] chunks are sent) | one chunk is packed with it |
-//! | auto, another way costs less than [`GAIN_PERCENT`] of the way in use | that way |
+//! | auto, a codec costs less than [`GAIN_PERCENT`] of the way in use | packed with it |
+//! | auto, plain costs least | plain |
 //! | auto, else | the way in use |
 //!
 //! So a link that is never what is waited for never sees a packer, a slow one costs a trial now and then,
@@ -115,6 +116,8 @@ pub struct Packing {
     known: Features,
     link: Rate,
     link_bytes: u64,
+    /// Bytes a second that the operator allows; 0 is no limit.
+    limit: u64,
     codecs: [Figures; 2],
     current: Option<Codec>,
 }
@@ -132,7 +135,7 @@ impl Packing {
             Compression::Always(codec) => Some(codec),
             Compression::Off | Compression::Auto => None,
         };
-        Self { wish, known, link: Rate::default(), link_bytes: 0, codecs, current }
+        Self { wish, known, link: Rate::default(), link_bytes: 0, limit: 0, codecs, current }
     }
 
     /// The codec that is in use, trials aside.
@@ -154,13 +157,22 @@ impl Packing {
         match self.wish {
             Compression::Off => false,
             Compression::Always(_) => true,
-            Compression::Auto => self.link().is_some_and(|cost| cost * FASTEST_PACKER as f64 >= 1.0),
+            Compression::Auto => {
+                self.link().is_some_and(|cost| cost * FASTEST_PACKER as f64 >= 1.0)
+            }
         }
     }
 
-    /// Seconds a byte.
+    /// Seconds a byte: as the link takes them, or as the operator lets them go.
     fn link(&self) -> Option<f64> {
-        self.link.cost().filter(|_| self.link_bytes >= TELLING_BYTES)
+        let measured = self.link.cost().filter(|_| self.link_bytes >= TELLING_BYTES);
+        let allowed = (self.limit > 0).then(|| 1.0 / self.limit as f64);
+        measured.into_iter().chain(allowed).reduce(f64::max)
+    }
+
+    /// The operator allows this connection so many bytes a second; 0 is no limit.
+    pub fn limit(&mut self, bytes_a_second: u64) {
+        self.limit = bytes_a_second;
     }
 
     /// How the next chunk goes.
@@ -190,7 +202,9 @@ impl Packing {
         let now = cost(self.current);
         let ways = usable.clone().map(|figures| Some(figures.codec)).chain([None]);
         let best = ways.min_by(|a, b| cost(*a).total_cmp(&cost(*b))).flatten();
-        if cost(best) * 100.0 < now * GAIN_PERCENT {
+        // What gains nothing any more is left at once.
+        let limit = if best.is_none() { 100.0 } else { GAIN_PERCENT };
+        if cost(best) * 100.0 < now * limit {
             self.current = best;
         }
         self.current

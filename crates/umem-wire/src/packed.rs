@@ -11,7 +11,7 @@
 //! pages. How many bytes the packed part stands for follows from it: exactly so many are unpacked.
 
 use crate::WireError;
-use crate::pages::{PagesBuilder, PagesHead};
+use crate::pages::{Cause, PagesBuilder, PagesHead};
 use crate::preface::Features;
 use crate::reader::BodyReader;
 use lz4_flex::block::{
@@ -140,6 +140,18 @@ impl<'a> PackedHead<'a> {
     #[must_use]
     pub fn count(&self) -> u64 {
         self.head.count()
+    }
+
+    /// Why the pages are sent.
+    #[must_use]
+    pub fn cause(&self) -> Cause {
+        self.head.cause
+    }
+
+    /// Bytes that its content is packed to.
+    #[must_use]
+    pub fn packed_bytes(&self) -> usize {
+        self.packed.len()
     }
 
     /// Bytes that its content unpacks to.

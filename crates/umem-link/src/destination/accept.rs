@@ -13,7 +13,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use umem_wire::{
-    MAX_CONTROL_BODY, Ownership, Preface, Role, Secret, SessionId, ToDestination, ToSource, Verdict,
+    Features, MAX_CONTROL_BODY, Ownership, Preface, Role, Secret, SessionId, ToDestination,
+    ToSource, Verdict,
 };
 
 /// Connections whose first bytes are awaited at once; another ends the oldest.
@@ -116,15 +117,16 @@ fn take_in(shared: &Arc<Shared>, socket: Socket, peer: &str, number: u64) -> Res
         HandshakeError::Io(error) => error.to_string(),
         other => other.to_string(),
     })?;
-    let Preface { role, session, secret, .. } = preface;
+    let Preface { role, session, secret, features } = preface;
+    let features = features.both(shared.options.features);
     let refuse = |verdict| {
-        handshake::answer(&socket, verdict).map_err(text)?;
+        handshake::answer(&socket, verdict, features).map_err(text)?;
         Err(format!("refused: {verdict:?}"))
     };
     match role {
         Role::Control | Role::Multiplexed => {
             let Some(opened) = open(shared, session, secret) else { return refuse(Verdict::Busy) };
-            let accepted = handshake::answer(&socket, Verdict::Accepted)
+            let accepted = handshake::answer(&socket, Verdict::Accepted, features)
                 .and_then(|()| socket.set_write_timeout(Some(SILENCE)))
                 .and_then(|()| {
                     let channel = channel::from_socket(socket, peer.to_owned(), true);
@@ -138,7 +140,7 @@ fn take_in(shared: &Arc<Shared>, socket: Socket, peer: &str, number: u64) -> Res
         Role::Demand | Role::Bulk => {
             let events = shared.hub().of(session, secret);
             let Some(events) = events else { return refuse(Verdict::UnknownSession) };
-            handshake::answer(&socket, Verdict::Accepted).map_err(text)?;
+            handshake::answer(&socket, Verdict::Accepted, features).map_err(text)?;
             socket.set_write_timeout(Some(SILENCE)).map_err(text)?;
             let channel = channel::from_socket(socket, peer.to_owned(), true);
             events.send(Event::Lane(role, channel)).map_err(|_| "its session has ended".to_owned())
@@ -195,10 +197,10 @@ fn inquiry(
         (hub.outcome(session, secret), hub.of(session, secret))
     };
     if known.is_none() && events.is_none() {
-        handshake::answer(&socket, Verdict::UnknownSession).map_err(text)?;
+        handshake::answer(&socket, Verdict::UnknownSession, Features::default()).map_err(text)?;
         return Err("asks for a session that is not known here".to_owned());
     }
-    handshake::answer(&socket, Verdict::Accepted).map_err(text)?;
+    handshake::answer(&socket, Verdict::Accepted, Features::default()).map_err(text)?;
     socket.set_read_timeout(Some(HANDSHAKE_WITHIN)).map_err(text)?;
     let mut channel = channel::from_socket(socket, peer.to_owned(), true);
     let mut frames = FrameReader::new(channel.reader, MAX_CONTROL_BODY);

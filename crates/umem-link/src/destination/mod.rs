@@ -9,7 +9,9 @@ use crate::lane::Arrivals;
 use crate::lanes::{Lanes, Ticket};
 use crate::meter::Meter;
 use crate::socket::{ListenError, Listener};
-use crate::status::{End, FaultLatency, MigrationStatus, PageCounts, RoundsStatus, word};
+use crate::status::{
+    End, FaultLatency, MigrationStatus, PackedStatus, PageCounts, RoundsStatus, word,
+};
 use crate::uri::Endpoint;
 use crate::wake::Wake;
 use accept::Handshakes;
@@ -21,7 +23,7 @@ use std::time::Duration;
 use umem_fault::{FaultPlane, FaultStats};
 use umem_memory::RamLayout;
 use umem_migrate::DestinationEvent;
-use umem_wire::{Mode, Ownership, Role, Secret, SessionId};
+use umem_wire::{Features, Mode, Ownership, Role, Secret, SessionId};
 
 /// Bytes of bulk that may be under way unacknowledged on each lane.
 const CREDIT_BYTES: u32 = 8 << 20;
@@ -33,11 +35,13 @@ const REMEMBERED: usize = 64;
 pub struct DestinationOptions {
     /// Bytes of bulk that may be under way unacknowledged on each lane.
     pub credit_bytes: u32,
+    /// Optional parts of the protocol that sources are told of.
+    pub features: Features,
 }
 
 impl Default for DestinationOptions {
     fn default() -> Self {
-        Self { credit_bytes: CREDIT_BYTES }
+        Self { credit_bytes: CREDIT_BYTES, features: Features::KNOWN }
     }
 }
 
@@ -289,6 +293,7 @@ impl Shared {
             waiting_for: view.plane.as_ref().map_or_else(Vec::new, |plane| {
                 plane.waiting().into_iter().map(|page| page.0).collect()
             }),
+            packed: PackedStatus::of(&arrivals.packs),
             wire_bytes,
             rate: reading.rate,
             verified: view.verified,

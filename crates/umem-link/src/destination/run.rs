@@ -385,6 +385,7 @@ impl Runner<'_> {
             store: store.clone(),
             layout: self.shared.layout.clone(),
             arrivals: self.arrivals.clone(),
+            features: self.shared.options.features,
             all_here: Arc::new(move |digest| {
                 let _ = events.send(Event::Engine(DestinationEvent::AllPages { digest }));
             }),

@@ -21,7 +21,7 @@
 //! were one lost all the same, the rest is short. Whoever reads leaves no whole frame behind in the buffer,
 //! where `poll` would not see it.
 
-use super::{FrameReader, LaneError, PageReceiver, RequestLane};
+use super::{FrameReader, LaneError, LaneState, PageReceiver, RequestLane};
 use crate::channel::ChannelControl;
 use crate::wake::timespec;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -52,8 +52,7 @@ type Ended = Box<dyn Fn(&LaneError) + Send + Sync>;
 /// The reading half; whoever holds it reads.
 struct Reading {
     frames: FrameReader,
-    /// Newest round that this lane has ended: none ever is.
-    round: u32,
+    state: LaneState,
     /// The lane has ended.
     over: bool,
 }
@@ -86,7 +85,7 @@ impl DemandLane {
         Self {
             requests,
             receiver,
-            reading: Mutex::new(Reading { frames, round: 0, over: false }),
+            reading: Mutex::new(Reading { frames, state: LaneState::default(), over: false }),
             control,
             ended: Box::new(ended),
             attended: AtomicU64::new(0),
@@ -180,10 +179,10 @@ impl DemandLane {
 
     /// Takes in what is whole in the buffer.
     fn take_whole(&self, reading: &mut Reading) -> Result<(), Over> {
-        let Reading { frames, round, .. } = reading;
+        let Reading { frames, state, .. } = reading;
         let taken = (|| {
             while frames.has_whole()? {
-                self.receiver.receive(&frames.next()?, round)?;
+                self.receiver.receive(&frames.next()?, state)?;
                 self.requests.answered();
             }
             Ok(())

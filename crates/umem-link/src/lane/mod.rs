@@ -3,6 +3,7 @@
 mod credit;
 mod demand;
 mod frames;
+mod pack;
 mod receive;
 mod request;
 mod send;
@@ -11,9 +12,11 @@ mod store;
 pub(crate) use credit::{CreditGiver, CreditWindow};
 pub(crate) use demand::DemandLane;
 pub(crate) use frames::{Frame, FrameReader};
-pub(crate) use receive::{Arrivals, PageReceiver};
+pub(crate) use pack::{BulkPacker, PackCounts};
+pub(crate) use pack::{ChunkPacker, Outgoing};
+pub(crate) use receive::{Arrivals, LaneState, PageReceiver};
 pub(crate) use request::{RequestCounts, RequestLane};
-pub(crate) use send::{CHUNK_PAGES, Departures, PageSender, holes, kind_of, write_frames};
+pub(crate) use send::{CHUNK_PAGES, Departures, PageSender, holes, kind_of};
 pub(crate) use store::Store;
 
 use std::io;
@@ -70,6 +73,15 @@ pub(crate) enum LaneError {
         start: u64,
         /// As what they are sent.
         cause: Cause,
+    },
+    /// Pages are packed in a way that this end did not agree to.
+    #[error("the source packs pages in a way that was not agreed on ({0})")]
+    NotAgreed(&'static str),
+    /// A page that comes as its difference from a copy that is not here.
+    #[error("page {page:#x} comes as a difference from a copy that is not here")]
+    NoCopy {
+        /// The page.
+        page: u64,
     },
     /// A round ends that was not due.
     #[error("the source ends round {got} where round {expected} is due")]

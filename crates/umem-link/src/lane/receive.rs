@@ -1,13 +1,15 @@
 //! The destination's lanes: pages from the connection, checked, put in place, counted.
 
-use super::{Frame, FrameReader, LaneError, RequestCounts, Store};
+use super::{Frame, FrameReader, LaneError, PackCounts, RequestCounts, Store};
 use std::io::Read;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use umem_fault::{Content, Installed};
 use umem_memory::{PageIndex, PageRange, RamLayout};
 use umem_migrate::Tally;
-use umem_wire::{Cause, PageKind, PagesFrame, PagesHead, page_hash};
+use umem_wire::{
+    Cause, Features, PackedHead, PageKind, PagesFrame, PagesHead, Unpacker, page_hash,
+};
 
 /// What has arrived, counted by cause; shared by all lanes of a destination.
 #[derive(Debug, Default)]
@@ -24,6 +26,7 @@ pub(crate) struct Arrivals {
     pub(crate) fill: AtomicU64,
     pub(crate) duplicate: AtomicU64,
     pub(crate) requests: Arc<RequestCounts>,
+    pub(crate) packs: PackCounts,
     tally: Mutex<Tally>,
 }
 
@@ -62,12 +65,24 @@ impl Arrivals {
     }
 }
 
+/// What a lane keeps from frame to frame.
+#[derive(Default)]
+pub(crate) struct LaneState {
+    /// The newest round that it has ended.
+    round: u32,
+    unpacker: Unpacker,
+    /// A copy that a difference is from.
+    base: Vec<u8>,
+}
+
 /// Receives pages of one guest. Cheap to clone, one for each lane.
 #[derive(Clone)]
 pub(crate) struct PageReceiver {
     pub(crate) store: Arc<Store>,
     pub(crate) layout: RamLayout,
     pub(crate) arrivals: Arc<Arrivals>,
+    /// Ways to pack pages that sources may use.
+    pub(crate) features: Features,
     /// Told of the digest when all pages are here; perhaps more than once.
     pub(crate) all_here: Arc<dyn Fn(u128) + Send + Sync>,
     /// Told of each round that is here whole, and of the digest over all that came so far.
@@ -82,10 +97,10 @@ impl PageReceiver {
         dealt_with: &mut dyn FnMut(u64) -> Result<(), LaneError>,
     ) -> Result<(), LaneError> {
         let mut frames = self.frames(reader);
-        let mut round = 0;
+        let mut lane = LaneState::default();
         loop {
             let frame = frames.next()?;
-            dealt_with(self.receive(&frame, &mut round)?)?;
+            dealt_with(self.receive(&frame, &mut lane)?)?;
         }
     }
 
@@ -98,9 +113,13 @@ impl PageReceiver {
         self.layout.page_size().len()
     }
 
-    /// Takes a frame's pages in; its bytes on the wire. `round` is the newest that this lane has ended.
-    pub(super) fn receive(&self, frame: &Frame<'_>, round: &mut u32) -> Result<u64, LaneError> {
-        let placed = self.take_in(frame, self.page_bytes(), round);
+    /// Takes a frame's pages in; its bytes on the wire.
+    pub(super) fn receive(
+        &self,
+        frame: &Frame<'_>,
+        lane: &mut LaneState,
+    ) -> Result<u64, LaneError> {
+        let placed = self.take_in(frame, self.page_bytes(), lane);
         // Copies that come once all pages are here find page service gone. They are read all the
         // same: over a connection that carries everything, the source's last word is behind them.
         if !self.all_arrived() {
@@ -117,16 +136,17 @@ impl PageReceiver {
         &self,
         frame: &Frame<'_>,
         page_bytes: usize,
-        round: &mut u32,
+        lane: &mut LaneState,
     ) -> Result<(), LaneError> {
         match PagesFrame::decode(frame.kind, frame.body, page_bytes)? {
             PagesFrame::Pages(head) => self.pages(&head),
+            PagesFrame::Packed(packed) => self.unpacked(&packed, lane),
             PagesFrame::Run(run) => {
                 let range = self.checked(run.start, run.count)?;
                 let kind_of = |_| PageKind::Fill(run.byte);
                 self.place(range, Content::Fill(run.byte), run.cause, &kind_of)
             }
-            PagesFrame::RoundEnd(number) => self.round_ended(number, round),
+            PagesFrame::RoundEnd(number) => self.round_ended(number, &mut lane.round),
         }
     }
 
@@ -137,6 +157,37 @@ impl PageReceiver {
         } else {
             Err(LaneError::NoSuchPages { start, count })
         }
+    }
+
+    /// Pages whose content is packed. Nothing is placed before it is found to be what was sent.
+    fn unpacked(&self, packed: &PackedHead<'_>, lane: &mut LaneState) -> Result<(), LaneError> {
+        if !self.features.has(packed.codec.feature()) {
+            return Err(LaneError::NotAgreed(packed.codec.name()));
+        }
+        let range = self.checked(packed.start(), packed.count())?;
+        if packed.has_differences() {
+            if !self.features.has(Features::DIFFERENCES) {
+                return Err(LaneError::NotAgreed("differences"));
+            }
+            if packed.cause() != Cause::Precopy {
+                let (start, cause) = (range.start.0, packed.cause());
+                return Err(LaneError::OutOfTurn { start, cause });
+            }
+        }
+        let LaneState { unpacker, base, .. } = lane;
+        let content = unpacker.unpack(packed)?;
+        base.resize(self.page_bytes(), 0);
+        let pages = packed.contents().zip(content.chunks_exact_mut(self.page_bytes()));
+        let mut differences = 0;
+        for ((page, _), content) in pages.filter(|((_, is_difference), _)| *is_difference) {
+            self.store.add_copy(PageIndex(page), content, base)?;
+            differences += 1;
+        }
+        self.pages(&packed.with_content(content)?)?;
+        let packs = &self.arrivals.packs;
+        packs.count(packed.content_bytes(), packed.packed_bytes(), differences);
+        packs.set_current(Some(packed.codec));
+        Ok(())
     }
 
     fn pages(&self, head: &PagesHead<'_>) -> Result<(), LaneError> {

@@ -1,15 +1,15 @@
 //! The source's lanes: pages out of frozen memory, straight into the connection.
 
-use super::{CreditWindow, FrameReader, LaneError};
-use crate::channel::write_all_vectored;
-use std::io::{self, IoSlice, Read, Write};
+use super::{BulkPacker, ChunkPacker, CreditWindow, FrameReader, LaneError, Outgoing, PackCounts};
+use std::io::{Read, Write};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use umem_memory::{FrozenRam, GuestRam, PageIndex, PageRange, RamLayout, repeated_byte};
 use umem_migrate::{SendPlan, Tally, Wanted};
 use umem_wire::{
-    Cause, DemandFrame, MAX_CONTROL_BODY, PageKind, PagesBuilder, RunFrame, page_hash,
+    Cause, Codec, DemandFrame, MAX_CONTROL_BODY, PageKind, PagesBuilder, RunFrame, page_hash,
 };
 
 /// Pages in a frame of the background: what a demanded page may have to wait for on a shared link.
@@ -64,6 +64,7 @@ pub(crate) struct PageSender {
     pub(crate) ram: FrozenRam,
     pub(crate) plan: Arc<SendPlan>,
     pub(crate) departures: Arc<Departures>,
+    pub(crate) packs: Arc<PackCounts>,
 }
 
 impl PageSender {
@@ -91,6 +92,7 @@ impl PageSender {
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<(), LaneError> {
         let mut frames = FrameReader::new(reader, MAX_CONTROL_BODY);
+        let mut packer = ChunkPacker::default();
         loop {
             let frame = frames.next()?;
             let asked = DemandFrame::decode(frame.kind, frame.body)?;
@@ -111,10 +113,10 @@ impl PageSender {
             let (demanded, neighbours) = order.split_at(neighbours);
             // A huge page is asked for as a whole: its first pages go while the next are looked at.
             for some in demanded.chunks(CHUNK_PAGES as usize) {
-                self.send_wanted(&mut *writer, some)?;
+                self.send_wanted(&mut *writer, &mut packer, some)?;
             }
             for some in neighbours.chunks(NEIGHBOURS) {
-                self.send_wanted(&mut *writer, some)?;
+                self.send_wanted(&mut *writer, &mut packer, some)?;
             }
         }
     }
@@ -126,10 +128,11 @@ impl PageSender {
         pages: &[PageIndex],
     ) -> Result<(), LaneError> {
         let mut order = self.plan.ahead(pages);
+        let mut packer = ChunkPacker::default();
         for some in order.chunks_mut(FEW) {
             // Those that adjoin go in one frame.
             some.sort_unstable_by_key(|wanted| wanted.page);
-            self.send_wanted(writer, some)?;
+            self.send_wanted(writer, &mut packer, some)?;
         }
         Ok(())
     }
@@ -151,9 +154,16 @@ impl PageSender {
     }
 
     /// Sends pages in exactly this order, joining those that adjoin into one frame, in one write.
-    fn send_wanted(&self, writer: &mut dyn Write, order: &[Wanted]) -> Result<(), LaneError> {
+    fn send_wanted(
+        &self,
+        writer: &mut dyn Write,
+        packer: &mut ChunkPacker,
+        order: &[Wanted],
+    ) -> Result<(), LaneError> {
         let mut tally = Tally::default();
-        let mut heads = Vec::new();
+        let mut frames = Vec::new();
+        packer.clear();
+        let codec = self.packs.for_waiting();
         for run in joined(order, self.ram.ram().layout()) {
             for run in run.chunks(CHUNK_PAGES as usize) {
                 let Some(first) = run.first() else { continue };
@@ -162,7 +172,9 @@ impl PageSender {
                 for wanted in run {
                     let (kind, content) = self.checked(wanted.page);
                     frame.push(kind);
-                    contents.push(content);
+                    if !content.is_empty() {
+                        contents.push(content);
+                    }
                     if wanted.first {
                         tally.add(wanted.page.0, kind);
                         fills += u64::from(matches!(kind, PageKind::Fill(_)));
@@ -170,13 +182,26 @@ impl PageSender {
                 }
                 let firsts = run.iter().filter(|wanted| wanted.first).count() as u64;
                 self.departures.count(first.cause, firsts, fills);
-                heads.push((frame.head(), contents));
+                frames.push(self.outgoing(packer, codec, &frame, contents));
             }
         }
         // Before the bytes go: whoever has them may find that they are the last.
         self.departures.merge(tally);
-        write_frames(writer, &heads)?;
+        packer.write(writer, &frames)?;
         Ok(())
+    }
+
+    fn outgoing<'a>(
+        &self,
+        packer: &mut ChunkPacker,
+        codec: Option<Codec>,
+        frame: &PagesBuilder,
+        contents: Vec<&'a [u8]>,
+    ) -> Outgoing<'a> {
+        match codec {
+            Some(codec) => packer.pack(codec, frame, contents, true, &|_, _, _| false, &self.packs),
+            None => Outgoing::plain(frame, contents),
+        }
     }
 
     /// As `look`, with a page that the hardware cannot read found before it is touched, and one that is
@@ -198,12 +223,13 @@ impl PageSender {
         &self,
         writer: &mut dyn Write,
         credit: &mut CreditWindow,
+        packer: &mut BulkPacker,
         go_on: &mut dyn FnMut(u64) -> bool,
     ) -> Result<(), LaneError> {
         let mut sent = 0;
         while go_on(sent) {
             let Some(range) = self.plan.next_background(CHUNK_PAGES) else { return Ok(()) };
-            sent = self.send_chunk(writer, credit, range)?;
+            sent = self.send_chunk(writer, credit, packer, range)?;
         }
         Ok(())
     }
@@ -212,6 +238,7 @@ impl PageSender {
         &self,
         writer: &mut dyn Write,
         credit: &mut CreditWindow,
+        packer: &mut BulkPacker,
         range: PageRange,
     ) -> Result<u64, LaneError> {
         let readable = self.ram.is_readable(range);
@@ -228,12 +255,15 @@ impl PageSender {
         }
         self.departures.count(Cause::Background, range.count, range.count - contents.len() as u64);
         self.departures.merge(tally);
-        let head = frame.head();
-        let bytes = (head.len() + contents.len() * self.page_bytes()) as u64;
+        let (codec, started) = (packer.next(), Instant::now());
+        let outgoing = [self.outgoing(&mut packer.chunk, codec, &frame, contents)];
+        if let Some(codec) = codec {
+            packer.packed(codec, &outgoing, started.elapsed());
+        }
+        let (bytes, started) = (outgoing.iter().map(Outgoing::bytes).sum(), Instant::now());
         credit.take(bytes)?;
-        let mut slices = vec![IoSlice::new(&head)];
-        slices.extend(contents.iter().map(|content| IoSlice::new(content)));
-        write_all_vectored(writer, &mut slices)?;
+        packer.chunk.write(writer, &outgoing)?;
+        packer.sent(bytes, started);
         Ok(bytes)
     }
 
@@ -281,19 +311,6 @@ fn joined<'a>(order: &'a [Wanted], layout: &'a RamLayout) -> impl Iterator<Item 
     order.chunk_by(move |a, b| {
         a.page.0 + 1 == b.page.0 && a.cause == b.cause && same_block(a.page, b.page)
     })
-}
-
-/// Writes frames, each a head and the pages behind it, in as few system calls as can be.
-pub(crate) fn write_frames(
-    writer: &mut dyn Write,
-    frames: &[(Vec<u8>, Vec<&[u8]>)],
-) -> io::Result<()> {
-    let mut slices: Vec<IoSlice<'_>> = Vec::new();
-    for (head, contents) in frames {
-        slices.push(IoSlice::new(head));
-        slices.extend(contents.iter().map(|content| IoSlice::new(content)));
-    }
-    write_all_vectored(writer, &mut slices)
 }
 
 /// The page numbers of what the guest never touched, as runs that stay in their blocks. Where the system

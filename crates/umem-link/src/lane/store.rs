@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use umem_fault::{Content, FaultPlane, Installed};
 use umem_memory::{GuestRam, PageBitmap, PageIndex, PageRange};
 use umem_migrate::Tally;
-use umem_wire::{Cause, PageKind};
+use umem_wire::{Cause, PageKind, exclusive_or};
 
 /// What pages may come at this moment.
 enum Phase {
@@ -140,6 +140,27 @@ impl Store {
         }
         arrivals.count_copies(range.count, matches!(same, Content::Fill(_)));
         arrivals.merge(tally);
+        Ok(())
+    }
+
+    /// Turns the difference of a page from the copy of it that is here into its content. `base` is room
+    /// for a page. Nobody uses RAM here, and no other lane is sent this page in the same round; if a
+    /// source does so all the same, the content is not what its checksum says.
+    pub(super) fn add_copy(
+        &self,
+        page: PageIndex,
+        difference: &mut [u8],
+        base: &mut [u8],
+    ) -> Result<(), LaneError> {
+        let phase = self.phase.read().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(&*phase, Phase::Rounds) {
+            return Err(LaneError::OutOfTurn { start: page.0, cause: Cause::Precopy });
+        }
+        if !self.valid.test(page) {
+            return Err(LaneError::NoCopy { page: page.0 });
+        }
+        self.ram.copy_pages(PageRange::one(page), base)?;
+        exclusive_or(difference, base);
         Ok(())
     }
 

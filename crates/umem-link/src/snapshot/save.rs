@@ -160,6 +160,7 @@ impl SnapshotSave {
                 copies: progress.copies.load(Ordering::Relaxed),
                 ..rounds
             }),
+            packed: None,
             faults: FaultLatency::default(),
             waiting_for: Vec::new(),
             wire_bytes: bytes,

@@ -31,6 +31,8 @@ pub(super) struct PageLanes {
 /// What the first connection gave: control, and the rest if it carries everything.
 pub(super) struct First {
     pub(super) control: Channel,
+    /// Optional parts of the protocol that both ends know.
+    pub(super) features: Features,
     pub(super) pages: Option<PageLanes>,
 }
 
@@ -45,10 +47,10 @@ impl Session {
     }
 
     fn preface(self, role: Role) -> Preface {
-        Preface { role, features: Features::default(), session: self.id, secret: self.secret }
+        Preface { role, features: Features::KNOWN, session: self.id, secret: self.secret }
     }
 
-    fn connect(self, shared: &Shared, role: Role) -> Result<Channel, String> {
+    fn connect(self, shared: &Shared, role: Role) -> Result<(Channel, Features), String> {
         let purpose = if role == Role::Bulk { Purpose::Bulk } else { Purpose::Latency };
         let wake = if role == Role::Inquiry { &shared.ending } else { &shared.wake };
         let socket = socket::connect(&shared.peer, purpose, CONNECT_WITHIN, wake)
@@ -61,23 +63,23 @@ impl Session {
     /// Opens the first connection.
     pub(super) fn open(self, shared: &Shared) -> Result<First, String> {
         if !matches!(shared.peer, Endpoint::Fd(_)) {
-            let control = self.connect(shared, Role::Control)?;
+            let (control, features) = self.connect(shared, Role::Control)?;
             shared.lanes.add(control.control.clone());
-            return Ok(First { control, pages: None });
+            return Ok(First { control, features, pages: None });
         }
-        let connection = self.connect(shared, Role::Multiplexed)?;
+        let (connection, features) = self.connect(shared, Role::Multiplexed)?;
         let MuxChannels { demand, control, bulk } =
             channel::split(connection).map_err(|error| error.to_string())?;
         for lane in [&demand, &control, &bulk] {
             shared.lanes.add(lane.control.clone());
         }
-        Ok(First { control, pages: Some(PageLanes { demand, bulk: vec![bulk] }) })
+        Ok(First { control, features, pages: Some(PageLanes { demand, bulk: vec![bulk] }) })
     }
 
     /// Opens the connections for pages.
     pub(super) fn open_pages(self, shared: &Shared, bulk_lanes: u8) -> Result<PageLanes, String> {
         let open = |role| {
-            let lane = self.connect(shared, role)?;
+            let (lane, _) = self.connect(shared, role)?;
             shared.lanes.add(lane.control.clone());
             Ok::<_, String>(lane)
         };
@@ -91,7 +93,7 @@ impl Session {
         if matches!(shared.peer, Endpoint::Fd(_)) {
             return Err("a connection given as fd: cannot be made again to ask".to_owned());
         }
-        let mut lane = self.connect(shared, Role::Inquiry)?;
+        let (mut lane, _) = self.connect(shared, Role::Inquiry)?;
         let told = (|| {
             lane.writer.write_all(&ToDestination::WhoRuns.encode())?;
             let mut frames = FrameReader::new(lane.reader, MAX_CONTROL_BODY);

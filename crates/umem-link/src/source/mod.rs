@@ -1,5 +1,6 @@
 //! The source's end of a migration.
 
+mod copies;
 mod lanes;
 mod live;
 mod pacer;
@@ -9,10 +10,12 @@ mod run;
 mod workers;
 
 use crate::host::SourceVm;
-use crate::lane::Departures;
+use crate::lane::{Departures, PackCounts};
 use crate::lanes::{Lanes, Ticket};
 use crate::meter::{Meter, milliseconds};
-use crate::status::{End, FaultLatency, MigrationStatus, PageCounts, RoundsStatus, word};
+use crate::status::{
+    End, FaultLatency, MigrationStatus, PackedStatus, PageCounts, RoundsStatus, word,
+};
 use crate::uri::Endpoint;
 use crate::wake::Wake;
 use crossbeam_channel::Sender;
@@ -22,10 +25,16 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use umem_migrate::{Operator, Prefault, RoundsView, SendPlan, SourceEvent, SourceState, Strategy};
+use umem_migrate::{
+    Compression, Differences, Operator, Prefault, RoundsView, SendPlan, SourceEvent, SourceState,
+    Strategy,
+};
 
 /// Longest wait of a monitor for the migration's thread.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
+/// Copies of sent pages that are kept where nothing else is said, bytes; as QEMU's `xbzrle-cache-size`.
+const COPIES_BYTES: u64 = 64 << 20;
 
 /// How a guest is to be moved.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +52,12 @@ pub struct SourceOptions {
     pub bandwidth: u64,
     /// The same for rounds of precopy, as long as the guest runs.
     pub rounds_bandwidth: u64,
+    /// Whether pages are packed, and how, where the destination can unpack them.
+    pub compression: Compression,
+    /// Whether pages that a round sends again go as their difference from the copy sent before.
+    pub differences: Differences,
+    /// Bytes of such copies that are kept at most.
+    pub copies_bytes: u64,
 }
 
 impl Default for SourceOptions {
@@ -54,6 +69,9 @@ impl Default for SourceOptions {
             bulk_lanes: 1,
             bandwidth: 0,
             rounds_bandwidth: 0,
+            compression: Compression::Auto,
+            differences: Differences::Auto,
+            copies_bytes: COPIES_BYTES,
         }
     }
 }
@@ -86,6 +104,7 @@ struct Shared {
     lanes: Lanes,
     plan: Arc<SendPlan>,
     departures: Arc<Departures>,
+    packs: Arc<PackCounts>,
     strategy: Strategy,
     background: Pacer,
     rounds: Pacer,
@@ -133,6 +152,7 @@ impl SourceSession {
             lanes: Lanes::default(),
             plan: Arc::new(SendPlan::new(layout, options.prefault)),
             departures: Arc::default(),
+            packs: Arc::default(),
             strategy: options.strategy,
             background: Pacer::new(options.background, options.bandwidth),
             rounds: Pacer::new(true, options.rounds_bandwidth),
@@ -208,6 +228,7 @@ impl SourceSession {
             rounds: shared.rounds_status(),
             faults: FaultLatency::default(),
             waiting_for: Vec::new(),
+            packed: PackedStatus::of(&shared.packs),
             wire_bytes,
             rate: reading.rate,
             verified,

@@ -64,6 +64,12 @@ impl Pacer {
         });
     }
 
+    /// Bytes a second that are allowed now; 0 is no limit.
+    pub(super) fn bandwidth(&self) -> u64 {
+        let state = self.lock();
+        if state.free { 0 } else { state.bandwidth }
+    }
+
     /// Ends it for good.
     pub(super) fn end(&self) {
         self.change(|state| state.over = true);

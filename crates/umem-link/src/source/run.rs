@@ -2,8 +2,9 @@
 
 use super::lanes::{First, PageLanes, Session};
 use super::live::Live;
+use super::round::RoundSender;
 use super::rounds::RoundAtHand;
-use super::workers::Workers;
+use super::workers::{LaneParts, Workers};
 use super::{Event, Shared, SourceOptions};
 use crate::channel::Channel;
 use crate::lane::{LaneError, PageSender};
@@ -14,8 +15,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use umem_fault::run_promptly;
 use umem_memory::{FrozenRam, PageIndex};
-use umem_migrate::{Source, SourceAction, SourceEvent, SourceState};
-use umem_wire::{ToDestination, ToSource};
+use umem_migrate::{Packing, Source, SourceAction, SourceEvent, SourceState};
+use umem_wire::{Features, ToDestination, ToSource};
 
 /// The reason of a migration that was given up by us.
 const CANCELLED: &str = "cancelled";
@@ -35,7 +36,7 @@ pub(super) fn run(
     options: SourceOptions,
 ) {
     let connected = Session::new().and_then(|session| Ok((session, session.open(shared)?)));
-    let (session, First { control, pages }) = match connected {
+    let (session, First { control, features, pages }) = match connected {
         Ok(connected) if !shared.cancelled.load(Ordering::Acquire) => connected,
         failed => {
             let why = failed.err().filter(|_| !shared.cancelled.load(Ordering::Acquire));
@@ -56,6 +57,7 @@ pub(super) fn run(
         engine: Source::new(shared.meter.now(), machine, bulk_lanes, options.strategy),
         writer: control.writer,
         pages,
+        features,
         credit_bytes: 0,
         ram: None,
         live: None,
@@ -133,6 +135,8 @@ pub(super) struct Runner<'a> {
     pub(super) engine: Source,
     pub(super) writer: Box<dyn Write + Send>,
     pub(super) pages: Option<PageLanes>,
+    /// Optional parts of the protocol that both ends know.
+    pub(super) features: Features,
     pub(super) credit_bytes: u32,
     pub(super) ram: Option<FrozenRam>,
     /// What rounds of precopy know of the guest's pages.
@@ -392,7 +396,8 @@ impl Runner<'_> {
 
     fn sender(&self) -> Option<PageSender> {
         let (plan, departures) = (self.shared.plan.clone(), self.shared.departures.clone());
-        Some(PageSender { ram: self.ram.clone()?, plan, departures })
+        let packs = self.shared.packs.clone();
+        Some(PageSender { ram: self.ram.clone()?, plan, departures, packs })
     }
 
     /// What a lane's thread reports when its lane ends.
@@ -417,8 +422,13 @@ impl Runner<'_> {
             };
         };
         self.demand = Some(demand);
-        let (shared, window) = (self.shared, u64::from(self.credit_bytes));
-        self.workers = Workers::start(shared, self.live.as_ref(), bulk, window, self.events)
+        let packing = Packing::new(self.options.compression, self.features);
+        let new = |live: &Arc<Live>| {
+            RoundSender::new(live.clone(), self.shared, &self.options, self.features)
+        };
+        let rounds = self.live.as_ref().map(new);
+        let each = LaneParts { rounds, packing, window: u64::from(self.credit_bytes) };
+        self.workers = Workers::start(self.shared, &each, bulk, self.events)
             .map_err(|error| format!("no thread: {error}"))?;
         Ok(())
     }

@@ -1,14 +1,14 @@
 //! The threads of the bulk connections: each sends its share of rounds, then of the background.
 
-use super::live::Live;
-use super::round::RoundSender;
+use super::round::{RoundSender, Way};
 use super::{Event, Shared};
 use crate::channel::Channel;
-use crate::lane::{CreditWindow, LaneError, PageSender};
+use crate::lane::{BulkPacker, CreditWindow, LaneError, PageSender};
 use crate::lanes::give_way;
 use crossbeam_channel::{Receiver, Sender};
 use std::io::{self, Write};
 use std::sync::Arc;
+use umem_migrate::Packing;
 
 /// What a thread is to do next.
 enum Order {
@@ -22,11 +22,22 @@ pub(super) struct Workers {
     orders: Vec<Sender<Order>>,
 }
 
+/// What each of them begins with.
+pub(super) struct LaneParts {
+    pub(super) rounds: Option<RoundSender>,
+    pub(super) packing: Packing,
+    /// Bytes under way at most.
+    pub(super) window: u64,
+}
+
 /// One of them.
 struct Worker {
     shared: Arc<Shared>,
     writer: Box<dyn Write + Send>,
     credit: CreditWindow,
+    packer: BulkPacker,
+    /// How many there are: they share what the operator allows.
+    lanes: u64,
     /// The one that tells of untouched memory.
     first: bool,
     events: Sender<Event>,
@@ -34,27 +45,26 @@ struct Worker {
 }
 
 impl Workers {
-    /// One thread for each connection, with so many bytes under way at most.
+    /// One thread for each connection.
     pub(super) fn start(
         shared: &Arc<Shared>,
-        live: Option<&Arc<Live>>,
+        each: &LaneParts,
         lanes: Vec<Channel>,
-        window: u64,
         events: &Sender<Event>,
     ) -> io::Result<Self> {
         let mut workers = Self::default();
+        let count = lanes.len() as u64;
         for (number, lane) in lanes.into_iter().enumerate() {
             let (orders, inbox) = crossbeam_channel::unbounded();
-            let stay = shared.strategy.mode().postcopy;
-            let rounds =
-                live.map(|live| RoundSender::new(live.clone(), shared.departures.clone(), stay));
             let worker = Worker {
                 shared: shared.clone(),
                 writer: lane.writer,
-                credit: CreditWindow::new(lane.reader, window),
+                credit: CreditWindow::new(lane.reader, each.window),
+                packer: BulkPacker::new(each.packing, shared.packs.clone()),
+                lanes: count.max(1),
                 first: number == 0,
                 events: events.clone(),
-                rounds,
+                rounds: each.rounds.clone(),
             };
             shared.lanes.spawn("bulk-out", move || worker.run(&inbox))?;
             workers.orders.push(orders);
@@ -104,7 +114,11 @@ impl Worker {
         let Some(rounds) = &mut self.rounds else { return Ok(()) };
         let first = self.first && round == 1;
         let pacer = &self.shared.rounds;
-        let share = match rounds.send(round, first, &mut *self.writer, &mut self.credit, pacer) {
+        self.packer.packing.begin_round();
+        self.packer.packing.limit(pacer.bandwidth() / self.lanes);
+        let way =
+            Way { writer: &mut *self.writer, credit: &mut self.credit, packer: &mut self.packer };
+        let share = match rounds.send(round, first, way, pacer) {
             Ok(share) => Ok(share),
             // No fault of the connection.
             Err(error @ (LaneError::Unreadable { .. } | LaneError::Ram(_))) => {
@@ -120,10 +134,11 @@ impl Worker {
         give_way();
         let shared = &self.shared;
         let mut go_on = |sent| shared.background.pass(sent) && shared.gate.pass(0);
+        self.packer.packing.limit(shared.background.bandwidth() / self.lanes);
         let (writer, credit) = (&mut *self.writer, &mut self.credit);
         if self.first && go_on(0) {
             sender.send_holes(writer, credit)?;
         }
-        sender.serve_background(writer, credit, &mut go_on)
+        sender.serve_background(writer, credit, &mut self.packer, &mut go_on)
     }
 }

@@ -63,7 +63,7 @@ fn three_bulk_connections_share_the_pages() {
 fn the_smallest_credits_slow_down_but_stop_nothing() {
     for credit_bytes in [0, 1, 100_000, 262_144, 300_000] {
         for way in [tcp(), fd()] {
-            let options = DestinationOptions { credit_bytes };
+            let options = DestinationOptions { credit_bytes, ..DestinationOptions::default() };
             let world = World::with(way, PAGES, 1, options, |vm| vm.touch_below = 0);
             let source = world.source(SourceOptions::default());
             world.assert_whole(&source);

@@ -94,6 +94,18 @@ fn a_link_that_is_never_waited_for_never_sees_a_packer() {
 }
 
 #[test]
+fn a_limit_of_the_operators_is_a_slow_link() {
+    let mut packing = auto();
+    packing.limit(12 * MIB);
+    let ways = send(&mut packing, 2048 * MIB, TEXT, 4);
+    assert_eq!(ways[..2], [Some(Codec::Lz4), Some(Codec::Zstd)]);
+    assert!(packing.current().is_some());
+    packing.limit(0);
+    send(&mut packing, 2048 * MIB, TEXT, 40);
+    assert_eq!(packing.current(), None);
+}
+
+#[test]
 fn what_does_not_pack_is_tried_now_and_then() {
     let mut packing = auto();
     let ways = send(&mut packing, 12 * MIB, NOISE, 1000);

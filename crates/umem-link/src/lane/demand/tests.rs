@@ -35,7 +35,8 @@ fn rig() -> (Rig, Channel) {
     let arrivals = Arc::<Arrivals>::default();
     let requests = RequestLane::new(here.writer, arrivals.requests.clone(), |_| ());
     let (all_here, round_here) = (Arc::new(|_| ()), Arc::new(|_, _| ()));
-    let receiver = PageReceiver { store, layout, arrivals, all_here, round_here };
+    let features = umem_wire::Features::KNOWN;
+    let receiver = PageReceiver { store, layout, arrivals, features, all_here, round_here };
     let ends = Arc::new(AtomicU64::new(0));
     let count = ends.clone();
     let ended = move |_: &LaneError| {

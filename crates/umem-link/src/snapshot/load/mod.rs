@@ -163,6 +163,7 @@ impl SnapshotLoad {
                 remaining: total.saturating_sub(tally.pages),
             },
             rounds: None,
+            packed: None,
             faults: plane.as_ref().map(|plane| latency(plane.stats())).unwrap_or_default(),
             waiting_for: plane.as_ref().map_or_else(Vec::new, |plane| {
                 plane.waiting().into_iter().map(|page| page.0).collect()
