@@ -48,6 +48,10 @@ pub enum Check {
     /// A limit on bandwidth kept it from being done before so many milliseconds. No host is too slow
     /// for this.
     NotBefore(f64),
+    /// Pages went packed, with this codec at last.
+    Packed(&'static str),
+    /// Pages went as what has changed of them.
+    Differences,
     /// RAM of the destination is a memfd's, or not.
     RamInMemfd(bool),
     /// Most of the pages are mapped when nobody has touched them yet, or few are.
@@ -278,6 +282,18 @@ fn look(check: Check, pair: &Pair, gone: &Value, come: &Value) {
         Check::NotBefore(least) => {
             let took = gone["total-ms"].as_f64().unwrap_or_default();
             assert!(took >= least, "done in {took} ms, before {least} ms");
+        }
+        Check::Packed(codec) => {
+            for status in [gone, come] {
+                let packed = &status["packed"];
+                assert_eq!(packed["codec"], codec, "{status:#}");
+                assert!(number(&packed["packed-bytes"]) < number(&packed["content-bytes"]));
+            }
+        }
+        Check::Differences => {
+            for status in [gone, come] {
+                assert!(number(&status["packed"]["differences"]) > 0, "{status:#}");
+            }
         }
         Check::RamInMemfd(wanted) => {
             assert_eq!(pair.destination.maps("memfd:umem-ram"), wanted);

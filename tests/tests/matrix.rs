@@ -4,7 +4,8 @@
 use umem_tests::matrix::{
     Case,
     Check::{
-        Background, Connections, Discarded, Faults, Mapped, Neighbours, NotBefore, RamInMemfd,
+        Background, Connections, Differences, Discarded, Faults, Mapped, Neighbours, NotBefore,
+        Packed, RamInMemfd,
     },
     HYBRID, Mode, POSTCOPY, PRECOPY, Via,
 };
@@ -25,6 +26,12 @@ macro_rules! matrix {
 /// 44 MiB of the guest's memory cannot be compressed.
 const SLOW_ROUNDS: &[&str] = &["max-bandwidth 40M"];
 const SLOW_BACKGROUND: &[&str] = &["max-postcopy-bandwidth 40M"];
+const LZ4: &[&str] = &["multifd-compression lz4"];
+const ZSTD: &[&str] = &["multifd-compression zstd"];
+const LZ4_CHANGES: &[&str] = &["multifd-compression lz4", "xor-delta on"];
+const ZSTD_CHANGES: &[&str] =
+    &["multifd-compression zstd", "xor-delta on", "max-bandwidth 40M", "multifd-channels 2"];
+const CHANGES_ALONE: &[&str] = &["multifd-compression none", "xor-delta on"];
 const FOUR: &[&str] = &["multifd-channels 4"];
 
 matrix! {
@@ -38,6 +45,28 @@ matrix! {
     precopy_over_one_descriptor_with_four_connections_in_it:
         Case { via: Via::Descriptor, parameters: FOUR, ..PRECOPY };
     precopy_of_a_stopped_guest: Case { stopped: true, ..PRECOPY };
+
+    precopy_packed_by_lz4_with_changes:
+        Case { parameters: LZ4_CHANGES, checks: &[Packed("lz4"), Differences], ..PRECOPY };
+    precopy_packed_by_zstd_with_changes:
+        Case { parameters: ZSTD_CHANGES, checks: &[Packed("zstd"), Differences], ..PRECOPY };
+    precopy_with_changes_alone:
+        Case { parameters: CHANGES_ALONE, checks: &[Differences], ..PRECOPY };
+    hybrid_packed_by_lz4_with_changes: Case {
+        mode: Mode::Hybrid(3),
+        parameters: LZ4_CHANGES,
+        checks: &[Packed("lz4"), Differences],
+        ..HYBRID
+    };
+    hybrid_packed_by_zstd_with_changes_over_one_descriptor: Case {
+        mode: Mode::Hybrid(3),
+        via: Via::Descriptor,
+        parameters: ZSTD_CHANGES,
+        checks: &[Packed("zstd"), Differences],
+        ..HYBRID
+    };
+    postcopy_packed_by_lz4: Case { parameters: LZ4, checks: &[Packed("lz4")], ..POSTCOPY };
+    postcopy_packed_by_zstd: Case { parameters: ZSTD, checks: &[Packed("zstd")], ..POSTCOPY };
 
     hybrid: HYBRID;
     hybrid_with_three_rounds: Case { mode: Mode::Hybrid(3), ..HYBRID };

@@ -70,6 +70,7 @@ impl Contender {
         let Self::Qemu(peer) = self else {
             let parameters = json!({
                 "multifd-channels": it.options.connections,
+                "multifd-compression": it.options.compression,
                 "max-postcopy-bandwidth": bandwidth,
             });
             return source.run("migrate-set-parameters", &parameters).map(drop);

@@ -153,6 +153,8 @@ pub struct Options {
     pub bandwidth_mib: u64,
     /// Connections for pages that nobody asked for.
     pub connections: u8,
+    /// How pages are packed, as `multifd-compression` has it.
+    pub compression: &'static str,
     /// Whether the kernel finds missing pages instead of the vCPU (software only; hardware always).
     pub kernel_faults: bool,
     /// Which of the destination's threads share a core; umem only.
@@ -168,6 +170,7 @@ impl Options {
         backward: 0,
         bandwidth_mib: 0,
         connections: 1,
+        compression: "auto",
         kernel_faults: false,
         placement: Placement::Free,
     };
@@ -183,6 +186,7 @@ impl Options {
         word(self.backward > 0, format!("{} backward", self.backward));
         word(self.bandwidth_mib > 0, format!("{} MiB/s", self.bandwidth_mib));
         word(self.connections > 1, format!("{} connections", self.connections));
+        word(self.compression != "auto", format!("compression {}", self.compression));
         word(self.kernel_faults, "faults by the kernel".to_owned());
         word(self.placement != Placement::Free, self.placement.word().to_owned());
         words.join(", ")

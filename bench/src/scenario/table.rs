@@ -192,6 +192,29 @@ fn link_rows() -> Vec<Scenario> {
     rows
 }
 
+/// A slow link: a guest whose pages cannot be packed, and one that holds little but Linux itself.
+fn compression_rows() -> Vec<Scenario> {
+    let link = Link::Shaped { mbit: 100, congestion: "bbr" };
+    let noise = Move { link, rate: 2000, peers: vec![], ..own_guest(128, 48) };
+    let linux =
+        Move { link, memory_mib: 512, fill_mib: 16, rate: 0, peers: vec![], ..main_guest() };
+    let guests = [
+        ("noise", noise.clone()),
+        ("noise-precopy", Move { mode: Mode::Precopy, ..noise }),
+        ("linux", linux.clone()),
+        ("linux-precopy", Move { mode: Mode::Precopy, ..linux }),
+    ];
+    let ways = ["none", "lz4", "zstd", "auto"];
+    let each = |(name, guest): (&str, Move)| {
+        ways.map(|compression| {
+            let options = Options { compression, ..Options::DEFAULT };
+            let name = format!("compression-{name}-{compression}");
+            row(name, "compression", with(guest.clone(), options))
+        })
+    };
+    guests.into_iter().flat_map(each).collect()
+}
+
 fn kvm_rows() -> Vec<Scenario> {
     let kvm = |name: &str, guest: Move| row(name, "kvm", guest);
     let precopy = |guest: Move| Move {
@@ -240,6 +263,7 @@ pub fn all() -> Vec<Scenario> {
         page_rows(),
         parallel_rows(),
         link_rows(),
+        compression_rows(),
         kvm_rows(),
         placement_rows(),
     ]

@@ -62,7 +62,8 @@ pub struct RoundsStatus {
     pub discarded: u64,
     /// Pages written a second, over the last round.
     pub dirty_pages_rate: f64,
-    /// Bytes sent a second, over the last round that says something about it.
+    /// Bytes sent a second, over the last round that says something about it; of packed pages, those
+    /// that they would have had if they were not.
     pub send_rate: f64,
     /// How long the guest would stand still if it were stopped now and moved by precopy,
     /// milliseconds; `None` while that cannot be told.

@@ -15,7 +15,7 @@
 //! | off | plain |
 //! | a codec | packed with it |
 //! | auto, link faster than [`FASTEST_PACKER`], or not known yet | plain, nothing is tried |
-//! | auto, a codec's figures are old (a round has begun, [`TRY_AFTER`] chunks are sent) | one chunk is packed with it |
+//! | auto, a codec's figures are old (a round has begun, [`TRY_AFTER`] chunks are sent), and 1 / pack rate is not too much already | one chunk is packed with it |
 //! | auto, a codec costs less than [`GAIN_PERCENT`] of the way in use | packed with it |
 //! | auto, plain costs least | plain |
 //! | auto, else | the way in use |
@@ -104,6 +104,11 @@ impl Figures {
         Some(self.rate.cost()? + self.packed / self.rate.bytes * link)
     }
 
+    /// Whether pages that pack well enough could make up for the time that it takes.
+    fn may_gain(&self, link: f64) -> bool {
+        self.rate.cost().is_none_or(|cost| cost * 100.0 < link * GAIN_PERCENT)
+    }
+
     fn is_old(&self) -> bool {
         self.age.is_none_or(|age| age >= TRY_AFTER)
     }
@@ -176,7 +181,7 @@ impl Packing {
     }
 
     /// How the next chunk goes.
-    pub fn next(&mut self) -> Option<Codec> {
+    pub fn next_chunk(&mut self) -> Option<Codec> {
         if self.wish != Compression::Auto {
             return self.current;
         }
@@ -189,7 +194,8 @@ impl Packing {
         }
         let known = self.known;
         let usable = self.codecs.iter().filter(|figures| known.has(figures.codec.feature()));
-        if let Some(old) = usable.clone().find(|figures| figures.is_old()) {
+        if let Some(old) = usable.clone().find(|figures| figures.is_old() && figures.may_gain(link))
+        {
             return Some(old.codec);
         }
         let cost = |way: Option<Codec>| match way {

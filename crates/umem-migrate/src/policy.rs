@@ -95,7 +95,7 @@ pub struct RoundFacts {
     pub took: Duration,
     /// Pages sent in it.
     pub pages: u64,
-    /// Bytes sent in it, as on the wire.
+    /// Bytes sent in it, as on the wire if no page had been packed.
     pub bytes: u64,
     /// Pages to send now.
     pub pending: u64,

@@ -193,6 +193,7 @@ impl<'a> PackedHead<'a> {
 }
 
 /// Packs content. Its memory is used again.
+#[derive(Default)]
 pub struct Packer {
     lz4: CompressTable,
     zstd: Option<Compressor<'static>>,
@@ -203,12 +204,6 @@ pub struct Packer {
 impl std::fmt::Debug for Packer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Packer").field("used", &self.used).finish_non_exhaustive()
-    }
-}
-
-impl Default for Packer {
-    fn default() -> Self {
-        Self { lz4: CompressTable::default(), zstd: None, room: Vec::new(), used: 0 }
     }
 }
 

@@ -178,6 +178,32 @@ pub enum PostcopySwitch {
     Manual,
 }
 
+/// How pages are packed on their way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PageCompression {
+    /// Not at all.
+    None,
+    /// By LZ4.
+    Lz4,
+    /// By Zstandard.
+    Zstd,
+    /// As the link and the pages are found to be; a fast link sees no packing.
+    Auto,
+}
+
+/// Whether pages that rounds send again go as their difference from the copy sent before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum XorDelta {
+    /// Where pages are packed anyway.
+    Auto,
+    /// Wherever such a copy is kept.
+    On,
+    /// Never.
+    Off,
+}
+
 /// What holds for every migration away from here until it is changed. Names as QEMU's where it has
 /// one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -199,6 +225,12 @@ pub struct MigrationParameters {
     pub postcopy_switch: PostcopySwitch,
     /// Connections for pages, 1 to [`MigrationParameters::MOST_CHANNELS`].
     pub multifd_channels: u8,
+    /// How pages are packed, where the destination can unpack them.
+    pub multifd_compression: PageCompression,
+    /// Whether pages that rounds send again go as their difference.
+    pub xor_delta: XorDelta,
+    /// Bytes of copies that are kept for that at most, up to [`MigrationParameters::LARGEST_CACHE`].
+    pub xbzrle_cache_size: u64,
     /// Pause before the second announcement of a guest that has arrived, milliseconds.
     pub announce_initial: u64,
     /// By how much each pause is longer than the one before, milliseconds.
@@ -220,6 +252,8 @@ impl MigrationParameters {
     pub const MOST_CHANNELS: u8 = 16;
     /// Longest `downtime-limit`, milliseconds, as in QEMU.
     pub const LONGEST_DOWNTIME: u64 = 2_000_000;
+    /// Largest `xbzrle-cache-size`, bytes.
+    pub const LARGEST_CACHE: u64 = 1 << 40;
 }
 
 impl Default for MigrationParameters {
@@ -232,6 +266,9 @@ impl Default for MigrationParameters {
             postcopy_collapse: true,
             postcopy_switch: PostcopySwitch::Auto,
             multifd_channels: 1,
+            multifd_compression: PageCompression::Auto,
+            xor_delta: XorDelta::Auto,
+            xbzrle_cache_size: 64 << 20,
             announce_initial: 50,
             announce_step: 100,
             announce_max: 550,

@@ -43,8 +43,8 @@ pub use config::{
 pub use console::ConsoleBackend;
 pub use control::{
     BalloonStatus, BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateMode, MigrateRequest,
-    MigrationCapabilities, MigrationParameters, NetworkStatus, Owner, PostcopySwitch, RunState,
-    VmControl, VmEvent, VmStatus,
+    MigrationCapabilities, MigrationParameters, NetworkStatus, Owner, PageCompression,
+    PostcopySwitch, RunState, VmControl, VmEvent, VmStatus, XorDelta,
 };
 pub use exit::ExitReason;
 pub use handle::VmHandle;

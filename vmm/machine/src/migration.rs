@@ -276,6 +276,8 @@ fn check(parameters: &MigrationParameters) -> Result<(), ControlError> {
         (MigrationParameters::MOST_CHANNELS, MigrationParameters::LONGEST_DOWNTIME);
     within("multifd-channels", parameters.multifd_channels.into(), 1, most.into())?;
     within("downtime-limit (milliseconds)", parameters.downtime_limit, 0, longest)?;
+    let largest = MigrationParameters::LARGEST_CACHE;
+    within("xbzrle-cache-size (bytes)", parameters.xbzrle_cache_size, 0, largest)?;
     let (initial, last) = (parameters.cpu_throttle_initial, parameters.max_cpu_throttle);
     for (name, value) in [
         ("cpu-throttle-initial", initial),
@@ -314,6 +316,10 @@ mod tests {
         assert_eq!(
             refused(|p| p.downtime_limit = 2_000_001),
             "downtime-limit (milliseconds) must be 0 to 2000000, not 2000001"
+        );
+        assert_eq!(
+            refused(|p| p.xbzrle_cache_size = (1 << 40) + 1),
+            "xbzrle-cache-size (bytes) must be 0 to 1099511627776, not 1099511627777"
         );
         for value in [0, 100] {
             let range = format!(" (per cent) must be 1 to 99, not {value}");

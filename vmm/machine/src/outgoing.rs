@@ -2,7 +2,7 @@
 
 use crate::control::{
     ControlError, MigrateMode, MigrateRequest, MigrationCapabilities, MigrationParameters,
-    PostcopySwitch, VmEvent,
+    PageCompression, PostcopySwitch, VmEvent, XorDelta,
 };
 use crate::driver::Driver;
 use crate::frozen::{StandsStill, freeze};
@@ -14,8 +14,8 @@ use crate::vm::{QUIESCE_BOUND, STOP_BOUND, Vm, chain};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use umem_link::{
-    AutoConverge, Endpoint, LiveRam, MachineDescription, Prefault, Rounds, SourceOptions,
-    SourceSession, SourceVm, StoppedGuest, Strategy, Switch, snapshot_path,
+    AutoConverge, Codec, Compression, Differences, Endpoint, LiveRam, MachineDescription, Prefault,
+    Rounds, SourceOptions, SourceSession, SourceVm, StoppedGuest, Strategy, Switch, snapshot_path,
 };
 
 /// Longest wait for the driver while a guest moves; its own waits are bounded below this.
@@ -133,6 +133,18 @@ impl Vm {
             bulk_lanes: parameters.multifd_channels,
             bandwidth: parameters.max_postcopy_bandwidth,
             rounds_bandwidth: parameters.max_bandwidth,
+            compression: match parameters.multifd_compression {
+                PageCompression::None => Compression::Off,
+                PageCompression::Lz4 => Compression::Always(Codec::Lz4),
+                PageCompression::Zstd => Compression::Always(Codec::Zstd),
+                PageCompression::Auto => Compression::Auto,
+            },
+            differences: match parameters.xor_delta {
+                XorDelta::Auto => Differences::Auto,
+                XorDelta::On => Differences::On,
+                XorDelta::Off => Differences::Off,
+            },
+            copies_bytes: parameters.xbzrle_cache_size,
             strategy: strategy(request.mode, &parameters, capabilities),
         };
         let layout = self.hardware.pages.ram().layout().clone();

@@ -5,7 +5,7 @@ mod json;
 pub(crate) use json::{json, qemu_status};
 
 use std::fmt::Write as _;
-use umem_link::{End, MigrationStatus, RoundsStatus};
+use umem_link::{End, MigrationStatus, PackedStatus, RoundsStatus};
 
 /// Pages that waiting vCPUs are shown to wait for.
 const WAITING_SHOWN: usize = 8;
@@ -40,6 +40,9 @@ pub(crate) fn text(status: &MigrationStatus, page_bytes: u64) -> String {
     let place = if is_snapshot(status) { "file" } else { "wire" };
     let _ = writeln!(text, "{place}: {} bytes", status.wire_bytes);
     let _ = writeln!(text, "rate: {:.1} MiB/s", mebi(status.rate));
+    if let Some(told) = &status.packed {
+        packed(&mut text, told);
+    }
     if status.end == End::Source && matches!(status.mode.as_str(), "postcopy" | "hybrid") {
         let _ = writeln!(text, "background: {}", if status.background { "on" } else { "off" });
     }
@@ -54,6 +57,17 @@ pub(crate) fn text(status: &MigrationStatus, page_bytes: u64) -> String {
         let _ = writeln!(text, "digest: {digest}");
     }
     text
+}
+
+/// What went packed, and how well that goes.
+fn packed(text: &mut String, packed: &PackedStatus) {
+    let PackedStatus { codec, content_bytes, packed_bytes, ratio, differences } = *packed;
+    let now = codec.unwrap_or("none");
+    let _ = writeln!(
+        text,
+        "packed: {content_bytes} bytes of pages to {packed_bytes} ({ratio:.2} to 1), {differences} \
+         pages as what has changed; codec now: {now}"
+    );
 }
 
 /// Whether the other end is a file.

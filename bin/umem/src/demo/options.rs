@@ -21,6 +21,31 @@ pub(crate) enum Accel {
     Tcg,
 }
 
+/// How pages are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Compression {
+    /// Not at all
+    None,
+    /// By LZ4
+    Lz4,
+    /// By Zstandard
+    Zstd,
+    /// As the link and the pages are
+    Auto,
+}
+
+impl Compression {
+    /// As `multifd-compression` has it.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+            Self::Auto => "auto",
+        }
+    }
+}
+
 /// Who finds missing pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum FaultPath {
@@ -165,6 +190,9 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NUMBER", default_value_t = 1,
           value_parser = clap::value_parser!(u8).range(1..=16))]
     connections: u8,
+    /// How pages are packed on their way; auto: as the link and the pages are
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Compression::Auto)]
+    compression: Compression,
     /// The destination's -postcopy-flags
     #[arg(long, value_name = "FLAGS", value_parser = clap::value_parser!(u8).range(0..=1))]
     postcopy_flags: Option<u8>,
@@ -326,6 +354,7 @@ impl Options {
     pub(super) fn settings(&self) -> [(&'static str, Value); 2] {
         let mut parameters = json!({
             "multifd-channels": self.connections,
+            "multifd-compression": self.compression.word(),
             "max-bandwidth": self.bandwidth << 20,
             "max-postcopy-bandwidth": self.bandwidth << 20,
         });
@@ -399,6 +428,11 @@ mod tests {
         let hybrid = parse("demo --mode hybrid");
         assert!(has_postcopy(&hybrid));
         assert_eq!(hybrid.migrate_arguments("x")["precopy"], 1);
+        let settings = |line| parse(line).settings()[0].1["multifd-compression"].clone();
+        assert_eq!(
+            (settings("demo"), settings("demo --compression lz4")),
+            ("auto".into(), "lz4".into())
+        );
         assert_eq!(parse("demo --mode hybrid --rounds 3").migrate_arguments("x")["precopy"], 3);
     }
 }

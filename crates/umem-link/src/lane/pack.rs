@@ -92,6 +92,10 @@ impl<'a> Outgoing<'a> {
     }
 }
 
+/// For the number of a page among a frame's contents, and its content: appends its difference from the
+/// copy that the peer has; whether there is one that is worth it.
+pub(crate) type Difference<'a> = dyn Fn(usize, &[u8], &mut Vec<u8>) -> bool + 'a;
+
 /// A lane's packer and its memory, which is used again for each chunk.
 #[derive(Default)]
 pub(crate) struct ChunkPacker {
@@ -106,16 +110,14 @@ impl ChunkPacker {
         self.packer.clear();
     }
 
-    /// Packs a frame, if that saves enough. For the number of a page among the contents, `difference`
-    /// appends its difference from the copy that the peer has, if there is one that is worth it. `all`:
-    /// also a frame without any.
+    /// Packs a frame, if that saves enough; `all`: also one without any difference.
     pub(crate) fn pack<'a>(
         &mut self,
         codec: Codec,
         frame: &PagesBuilder,
         contents: Vec<&'a [u8]>,
         all: bool,
-        difference: &dyn Fn(usize, &[u8], &mut Vec<u8>) -> bool,
+        difference: &Difference<'_>,
         counts: &PackCounts,
     ) -> Outgoing<'a> {
         if contents.is_empty() {
@@ -175,9 +177,9 @@ impl BulkPacker {
     }
 
     /// How the chunk goes that begins here.
-    pub(crate) fn next(&mut self) -> Option<Codec> {
+    pub(crate) fn next_chunk(&mut self) -> Option<Codec> {
         self.chunk.clear();
-        self.packing.next()
+        self.packing.next_chunk()
     }
 
     /// A chunk's frames are ready, all packed, or meant to be, in this time.

@@ -255,7 +255,7 @@ impl PageSender {
         }
         self.departures.count(Cause::Background, range.count, range.count - contents.len() as u64);
         self.departures.merge(tally);
-        let (codec, started) = (packer.next(), Instant::now());
+        let (codec, started) = (packer.next_chunk(), Instant::now());
         let outgoing = [self.outgoing(&mut packer.chunk, codec, &frame, contents)];
         if let Some(codec) = codec {
             packer.packed(codec, &outgoing, started.elapsed());

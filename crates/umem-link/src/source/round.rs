@@ -169,7 +169,7 @@ impl RoundSender {
 
     /// How the next batch goes.
     fn packed(&self, packer: &mut BulkPacker) -> Packed {
-        let tells = packer.next();
+        let tells = packer.next_chunk();
         let kept = self.copies.as_ref().is_some_and(|copies| copies.takes(self.round));
         let on = self.differences == Differences::On && self.copies.is_some();
         let alone = self.fallback.filter(|_| on).map(|codec| (codec, false));

@@ -3,6 +3,7 @@
 
 mod caller;
 mod cuts;
+mod packed;
 mod peers;
 mod proxy;
 mod rounds;

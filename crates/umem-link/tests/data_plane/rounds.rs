@@ -13,7 +13,7 @@ use umem_wire::{
     encode_round_end,
 };
 
-const PAGES: u64 = 3 * 512;
+pub(crate) const PAGES: u64 = 3 * 512;
 
 fn rounds(most: Option<u32>, switch: Switch, finish: bool) -> Rounds {
     Rounds { most, downtime_limit: Duration::from_millis(300), switch, finish, throttle: None }
@@ -23,16 +23,16 @@ fn options(rounds: Rounds) -> SourceOptions {
     SourceOptions { strategy: Strategy { rounds: Some(rounds) }, ..SourceOptions::default() }
 }
 
-fn precopy() -> SourceOptions {
+pub(crate) fn precopy() -> SourceOptions {
     options(rounds(None, Switch::Never, true))
 }
 
-fn hybrid(most: u32) -> SourceOptions {
+pub(crate) fn hybrid(most: u32) -> SourceOptions {
     options(rounds(Some(most), Switch::ByItself, false))
 }
 
 /// A destination whose guest looks for what this source's guest has written at last.
-fn pair(way: Way) -> (World, Arc<SourceMachine>) {
+pub(crate) fn pair(way: Way) -> (World, Arc<SourceMachine>) {
     let mut truth = None;
     let world = World::with(way, PAGES, 3, DestinationOptions::default(), |vm| {
         let source = Arc::new(SourceMachine::new(PAGES, &vm.ledger));
@@ -46,8 +46,8 @@ fn start(world: &World, vm: &Arc<SourceMachine>, options: SourceOptions) -> Sour
     Source::start(world.target(), vm.clone(), options)
 }
 
-const BUSY: Writer = Writer { step: 7, pause: Duration::from_micros(50) };
-const CALM: Writer = Writer { step: 101, pause: Duration::from_millis(3) };
+pub(crate) const BUSY: Writer = Writer { step: 7, pause: Duration::from_micros(50) };
+pub(crate) const CALM: Writer = Writer { step: 101, pause: Duration::from_millis(3) };
 
 #[test]
 fn a_guest_moves_by_precopy_whole_and_without_page_service() {
@@ -222,7 +222,7 @@ fn a_page_that_fails_before_the_last_round_does_not_stay_behind_as_an_older_copy
 }
 
 /// A source by hand in a precopy; what it does must end its session, for this reason.
-fn refused(mode: Mode, reason: &str, act: &dyn Fn(&World, &mut Caller)) {
+pub(crate) fn refused(mode: Mode, reason: &str, act: &dyn Fn(&World, &mut Caller)) {
     let world = World::new(tcp(), PAGES, 1);
     let mut caller = Caller::open(&world, 1);
     caller.announce(&world, mode);

@@ -21,7 +21,7 @@ const NOISE: Packers = Packers { lz4: (900 * MIB, 100), zstd: (700 * MIB, 100) }
 fn send(packing: &mut Packing, link: u64, packers: Packers, chunks: usize) -> Vec<Option<Codec>> {
     let mut ways = Vec::new();
     for _ in 0..chunks {
-        let way = packing.next();
+        let way = packing.next_chunk();
         let sent = way.map_or(CHUNK, |codec| {
             let (rate, percent) = match codec {
                 Codec::Lz4 => packers.lz4,
@@ -120,6 +120,14 @@ fn what_does_not_pack_is_tried_now_and_then() {
     let ways = send(&mut packing, 12 * MIB, NOISE, 60);
     assert_eq!(ways[..2], [Some(Codec::Lz4), Some(Codec::Zstd)]);
     assert_eq!(ways.last(), Some(&None));
+}
+
+#[test]
+fn a_packer_that_is_too_slow_whatever_comes_out_is_not_tried_again() {
+    let ways = send(&mut auto(), 300 * MIB, TEXT, 1000);
+    let tried = |codec| ways.iter().filter(|way| **way == Some(codec)).count();
+    assert_eq!(tried(Codec::Zstd), 1);
+    assert!(tried(Codec::Lz4) > 3);
 }
 
 #[test]

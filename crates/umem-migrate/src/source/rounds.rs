@@ -18,7 +18,7 @@ pub struct RoundReport {
     pub round: u32,
     /// Pages sent in it.
     pub pages: u64,
-    /// Bytes sent in it, as on the wire.
+    /// Bytes sent in it, as on the wire if no page had been packed.
     pub bytes: u64,
     /// Pages that it has not sent although they were due: it was cut short, or they cannot be read.
     pub left: u64,

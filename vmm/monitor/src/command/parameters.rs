@@ -2,7 +2,9 @@
 //! queries and the manual know of them.
 
 use super::{Arg, ArgKind, Args, Output, printable};
-use machine::{ControlError, MigrationParameters, PostcopySwitch, VmControl};
+use machine::{
+    ControlError, MigrationParameters, PageCompression, PostcopySwitch, VmControl, XorDelta,
+};
 use serde_json::{Map, Value};
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
@@ -16,6 +18,8 @@ pub(crate) enum Domain {
     Milliseconds(u64),
     /// Bytes a second; 0 is no limit.
     BytesPerSecond,
+    /// Bytes, at most so many.
+    Bytes(u64),
     /// 1 to 99 per cent.
     Percent,
     /// 1 to so many.
@@ -77,6 +81,7 @@ impl Domain {
         match self {
             Self::Milliseconds(most) => Some((0, most, " ms")),
             Self::BytesPerSecond => Some((0, u64::MAX, " bytes/second")),
+            Self::Bytes(most) => Some((0, most, " bytes")),
             Self::Percent => Some((1, 99, " %")),
             Self::Count(most) => Some((1, most, "")),
             Self::Switch | Self::Words(_) => None,
@@ -87,6 +92,7 @@ impl Domain {
     pub(crate) fn shown(self) -> String {
         match self {
             Self::BytesPerSecond => "bytes a second (text: K, M, G, T); 0 is no limit".to_owned(),
+            Self::Bytes(most) => format!("0 to {most} bytes (text: K, M, G, T)"),
             Self::Switch => "on or off (JSON: true or false)".to_owned(),
             Self::Words(words) => words.join(" or "),
             numbers => {
@@ -115,7 +121,7 @@ impl Domain {
 }
 
 /// Every parameter, in the order of `info migrate_parameters`.
-pub(crate) const PARAMETERS: [Parameter; 14] = [
+pub(crate) const PARAMETERS: [Parameter; 17] = [
     Parameter {
         name: "downtime-limit",
         json: "downtime-limit",
@@ -180,6 +186,59 @@ pub(crate) const PARAMETERS: [Parameter; 14] = [
         domain: Domain::Count(MigrationParameters::MOST_CHANNELS as u64),
         get: |all| Setting::Number(u64::from(all.multifd_channels)),
         set: |all, value| all.multifd_channels = value.byte(),
+    },
+    Parameter {
+        name: "multifd-compression",
+        json: "multifd-compression",
+        help: "how pages are packed where the destination can unpack them, from the next migration on; \
+               auto: as the link and the pages are, on a fast link not at all",
+        domain: Domain::Words(&["none", "lz4", "zstd", "auto"]),
+        get: |all| {
+            Setting::Word(match all.multifd_compression {
+                PageCompression::None => "none",
+                PageCompression::Lz4 => "lz4",
+                PageCompression::Zstd => "zstd",
+                PageCompression::Auto => "auto",
+            })
+        },
+        set: |all, value| {
+            all.multifd_compression = match value {
+                Setting::Word("none") => PageCompression::None,
+                Setting::Word("lz4") => PageCompression::Lz4,
+                Setting::Word("zstd") => PageCompression::Zstd,
+                _ => PageCompression::Auto,
+            };
+        },
+    },
+    Parameter {
+        name: "xor-delta",
+        json: "x-umem-xor-delta",
+        help: "whether pages that rounds send again go as what has changed of them, from the next \
+               migration on; auto: where pages are packed anyway",
+        domain: Domain::Words(&["auto", "on", "off"]),
+        get: |all| {
+            Setting::Word(match all.xor_delta {
+                XorDelta::Auto => "auto",
+                XorDelta::On => "on",
+                XorDelta::Off => "off",
+            })
+        },
+        set: |all, value| {
+            all.xor_delta = match value {
+                Setting::Word("on") => XorDelta::On,
+                Setting::Word("off") => XorDelta::Off,
+                _ => XorDelta::Auto,
+            };
+        },
+    },
+    Parameter {
+        name: "xbzrle-cache-size",
+        json: "xbzrle-cache-size",
+        help: "copies of sent pages that are kept at most to tell what has changed of them, from the \
+               next migration on",
+        domain: Domain::Bytes(MigrationParameters::LARGEST_CACHE),
+        get: |all| Setting::Number(all.xbzrle_cache_size),
+        set: |all, value| all.xbzrle_cache_size = value.number(),
     },
     Parameter {
         name: "announce-initial",
@@ -344,6 +403,7 @@ fn read(parameter: &Parameter, text: &str) -> Result<Setting, ControlError> {
             word.map(|word| Setting::Word(word)).ok_or_else(|| refuse(text, &words.join(" or ")))
         }
         Domain::BytesPerSecond => bytes(text).map(Setting::Number),
+        Domain::Bytes(_) => in_range(parameter, bytes(text)?),
         _ => in_range(parameter, whole(text)?),
     }
 }

@@ -114,7 +114,7 @@ fn wrong_input_is_refused_with_the_reason() {
         ("migrate_set_capability no-such on", "there is no capability 'no-such'"),
         ("migrate_set_capability postcopy-ram", "'state' is missing"),
         ("migrate_set_capability postcopy-ram 1", "'1' is neither on nor off"),
-        ("migrate_set_capability xbzrle on", "cannot be switched on: a page is always sent whole"),
+        ("migrate_set_capability xbzrle on", "cannot be switched on: the parameter xor-delta"),
         (
             "migrate_set_capability multifd off",
             "cannot be switched off: the parameter multifd-channels",
@@ -195,6 +195,9 @@ postcopy-background off
 postcopy-collapse off
 postcopy-switch manual
 multifd-channels 4
+multifd-compression zstd
+xor-delta off
+xbzrle-cache-size 128M
 announce-initial 10
 announce-max 20
 announce-rounds 3
@@ -215,6 +218,9 @@ postcopy-background: off
 postcopy-collapse: off
 postcopy-switch: manual
 multifd-channels: 4
+multifd-compression: zstd
+xor-delta: off
+xbzrle-cache-size: 134217728 bytes
 announce-initial: 10 ms
 announce-max: 20 ms
 announce-rounds: 3

@@ -28,6 +28,7 @@ pub(crate) fn sample() -> MigrationStatus {
             remaining: 262_044,
         },
         rounds: None,
+        packed: None,
         faults: FaultLatency {
             count: 10,
             mean: 100.0,
@@ -195,6 +196,27 @@ fn an_outcome_is_one_line() {
         Some("migration stands at postcopy-paused: link lost")
     );
     assert_eq!(ended("active", None), None);
+}
+
+#[test]
+fn packed_pages_are_told_with_their_ratio() {
+    let packed = PackedStatus {
+        codec: Some("zstd"),
+        content_bytes: 3000,
+        packed_bytes: 1000,
+        ratio: 3.0,
+        differences: 7,
+    };
+    let status = MigrationStatus { packed: Some(packed), ..sample() };
+    let line = "packed: 3000 bytes of pages to 1000 (3.00 to 1), 7 pages as what has changed; \
+                codec now: zstd\n";
+    assert!(text(&status, PAGE).contains(line), "{}", text(&status, PAGE));
+    let packed = PackedStatus { codec: None, ..packed };
+    let status = MigrationStatus { packed: Some(packed), ..sample() };
+    assert!(text(&status, PAGE).contains("codec now: none\n"));
+    let told = &json(&status, PAGE)["x-umem"]["packed"];
+    assert_eq!((&told["ratio"], &told["packed-bytes"]), (&3.0.into(), &1000.into()));
+    assert!(told["codec"].is_null() && json(&sample(), PAGE)["x-umem"]["packed"].is_null());
 }
 
 #[test]
