@@ -7,7 +7,7 @@ use umem_tests::matrix::{
         Background, Connections, Differences, Discarded, Faults, Mapped, Neighbours, NotBefore,
         Packed, RamInMemfd,
     },
-    HYBRID, Mode, POSTCOPY, PRECOPY, Via,
+    HYBRID, Mode, NO_NEIGHBOURS, POSTCOPY, PRECOPY, Via,
 };
 
 /// A test of its own for each case.
@@ -29,6 +29,8 @@ const SLOW_BACKGROUND: &[&str] = &["max-postcopy-bandwidth 40M"];
 const LZ4: &[&str] = &["multifd-compression lz4"];
 const ZSTD: &[&str] = &["multifd-compression zstd"];
 const LZ4_CHANGES: &[&str] = &["multifd-compression lz4", "xor-delta on"];
+/// Slow enough that more than one round is worth it.
+const SLOW_LZ4_CHANGES: &[&str] = &["multifd-compression lz4", "xor-delta on", "max-bandwidth 40M"];
 const ZSTD_CHANGES: &[&str] =
     &["multifd-compression zstd", "xor-delta on", "max-bandwidth 40M", "multifd-channels 2"];
 const CHANGES_ALONE: &[&str] = &["multifd-compression none", "xor-delta on"];
@@ -54,7 +56,7 @@ matrix! {
         Case { parameters: CHANGES_ALONE, checks: &[Differences], ..PRECOPY };
     hybrid_packed_by_lz4_with_changes: Case {
         mode: Mode::Hybrid(3),
-        parameters: LZ4_CHANGES,
+        parameters: SLOW_LZ4_CHANGES,
         checks: &[Packed("lz4"), Differences],
         ..HYBRID
     };
@@ -74,6 +76,7 @@ matrix! {
         Case { parameters: SLOW_ROUNDS, checks: &[NotBefore(800.0), Discarded], ..HYBRID };
     hybrid_on_demand_alone_found_by_the_vcpu: Case {
         options: "-n",
+        neighbours: NO_NEIGHBOURS,
         destination: "-postcopy-fault vcpu",
         parameters: SLOW_ROUNDS,
         checks: &[Faults, Discarded],
@@ -81,6 +84,7 @@ matrix! {
     };
     hybrid_on_demand_alone_found_by_the_kernel: Case {
         options: "-n",
+        neighbours: NO_NEIGHBOURS,
         destination: "-postcopy-fault uffd",
         parameters: SLOW_ROUNDS,
         checks: &[Faults, Discarded],
@@ -109,10 +113,18 @@ matrix! {
     postcopy_with_faults_found_by_the_kernel:
         Case { destination: "-postcopy-fault uffd", checks: &[Faults, RamInMemfd(false)], ..POSTCOPY };
     postcopy_on_demand_alone_found_by_the_vcpu: Case {
-        options: "-n", destination: "-postcopy-fault vcpu", checks: &[Faults], ..POSTCOPY
+        options: "-n",
+        neighbours: NO_NEIGHBOURS,
+        destination: "-postcopy-fault vcpu",
+        checks: &[Faults],
+        ..POSTCOPY
     };
     postcopy_on_demand_alone_found_by_the_kernel: Case {
-        options: "-n", destination: "-postcopy-fault uffd", checks: &[Faults], ..POSTCOPY
+        options: "-n",
+        neighbours: NO_NEIGHBOURS,
+        destination: "-postcopy-fault uffd",
+        checks: &[Faults],
+        ..POSTCOPY
     };
     postcopy_on_demand_with_neighbours: Case {
         options: "-n", neighbours: "16 4", checks: &[Faults, Neighbours(20)], ..POSTCOPY

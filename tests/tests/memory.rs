@@ -2,6 +2,7 @@
 #![allow(missing_docs)]
 
 use umem_memory::{HugePages, PageSize};
+use umem_tests::matrix::SENT_AHEAD;
 use umem_tests::moving::{accept, complete, guest, ready};
 use umem_tests::{Lab, Vm, field, linux_workload, program, skipped, until};
 
@@ -124,15 +125,17 @@ fn a_huge_page_is_asked_for_as_a_whole() {
     let mut here = lab.vm("a", "-m 128M").bare(&guest(260)).start();
     ready(&here);
     let uri = there.address();
-    accept(&mut here, &format!("migrate -p -n {uri}"));
+    accept(&mut here, &format!("migrate -p -n {uri} 0 0"));
     there.wait_phase(&["postcopy-active"]);
     there.serial.wait_beats(50);
+    // Of a huge page that is asked for, some pages may have come with the state.
     let status = until("whole huge pages", || {
         let status = there.migration();
         let demand = status["pages"]["demand"].as_u64()?;
-        (demand > 0 && demand.is_multiple_of(512)).then_some(status)
+        (demand >= 512 - SENT_AHEAD).then_some(status)
     });
-    assert_eq!(status["pages"]["prefault"], 0, "{status:#}");
+    let prefault = status["pages"]["prefault"].as_u64();
+    assert!(prefault.is_some_and(|pages| pages <= SENT_AHEAD), "{status:#}");
     let memory = there.text.command("info memory");
     assert!(memory.contains("hugetlb, host pages of 2048 KiB"), "{memory}");
     accept(&mut here, "migrate_set_parameter postcopy-background on");

@@ -187,9 +187,12 @@ fn arguments(it: &Move, uri: &str) -> Value {
         "postcopy": true,
         "no-background": !it.options.background,
         "move-background": it.options.move_background,
-        "forward": it.options.forward,
-        "backward": it.options.backward,
     });
+    for (name, count) in [("forward", it.options.forward), ("backward", it.options.backward)] {
+        if count > 0 {
+            arguments[name] = count.into();
+        }
+    }
     if it.mode == Mode::Hybrid {
         arguments["precopy"] = 1.into();
     }

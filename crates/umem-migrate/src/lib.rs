@@ -9,13 +9,16 @@ mod digest;
 pub mod packing;
 mod plan;
 pub mod policy;
+pub mod queueing;
 mod source;
+mod streams;
 
 pub use destination::{Destination, DestinationAction, DestinationEvent, DestinationState};
 pub use digest::Tally;
 pub use packing::{Compression, Differences, Packing};
 pub use plan::{BadRequest, Prefault, SendPlan, Wanted};
 pub use policy::{AutoConverge, Rounds, Strategy, Switch};
+pub use queueing::{Budget, PathFacts, Queueing};
 pub use source::{
     Operator, RoundReport, RoundsView, Source, SourceAction, SourceEvent, SourceState,
 };

@@ -1,19 +1,29 @@
 //! Which page the source sends next. Shared by all sending threads, without a lock.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::streams::{Ahead, Streams};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use umem_memory::{PageBitmap, PageIndex, PageRange, RamLayout};
 use umem_wire::Cause;
 
 /// Pages sent along with a demanded one, and what the background does about it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Prefault {
+    /// What runs through memory brings the next pages of its run with it, and has the background go on
+    /// there; what follows nothing brings nothing. Beside the counts.
+    pub adaptive: bool,
     /// Pages behind each demanded page.
     pub forward: u64,
     /// Pages before each demanded page.
     pub backward: u64,
     /// The background goes on behind the last page served (`-m`).
     pub move_background: bool,
+}
+
+impl Prefault {
+    /// What suits a guest of which nothing is known.
+    pub const ADAPTIVE: Self =
+        Self { adaptive: true, forward: 0, backward: 0, move_background: false };
 }
 
 /// A page to send, and why.
@@ -26,6 +36,9 @@ pub struct Wanted {
     /// Whether it was never sent before: it counts for the digest.
     pub first: bool,
 }
+
+/// Chunks of the background behind a run, each time that it is followed.
+const RUN_CHUNKS: u64 = 8;
 
 /// A request for a page that the guest does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -41,7 +54,8 @@ pub struct BadRequest {
 ///
 /// A demanded page always goes, sent before or not: an earlier copy may sit behind much else in a
 /// socket. Prefault and background skip what was sent, and what [`SendPlan::leave`] has taken out. The
-/// background sends preferred pages first, then goes on at its cursor.
+/// background sends preferred pages first, then some of where a run through memory goes on, then it goes on
+/// at its cursor.
 #[derive(Debug)]
 pub struct SendPlan {
     layout: RamLayout,
@@ -53,6 +67,21 @@ pub struct SendPlan {
     /// Where the background goes on.
     cursor: AtomicU64,
     preferred: OnceLock<Preferred>,
+    streams: Mutex<Streams>,
+    /// Where the run goes on that was followed last.
+    run: RunAhead,
+}
+
+/// Where the background goes on behind a run through memory, for a while. Whoever changes it while another
+/// does changes no more than the order in which pages go.
+#[derive(Debug, Default)]
+struct RunAhead {
+    /// The page.
+    next: AtomicU64,
+    /// Whether it goes down.
+    down: AtomicBool,
+    /// Chunks to go.
+    chunks: AtomicU64,
 }
 
 /// Pages that the background sends first.
@@ -70,8 +99,8 @@ impl SendPlan {
     pub fn new(layout: RamLayout, prefault: Prefault) -> Self {
         let [sent, removed] = [0; 2].map(|_| PageBitmap::new(layout.total_pages()));
         let (sent_pages, cursor) = (AtomicU64::new(0), AtomicU64::new(0));
-        let preferred = OnceLock::new();
-        Self { layout, prefault, sent, removed, sent_pages, cursor, preferred }
+        let (preferred, streams, run) = (OnceLock::new(), Mutex::default(), RunAhead::default());
+        Self { layout, prefault, sent, removed, sent_pages, cursor, preferred, streams, run }
     }
 
     /// Marks the pages that the destination has: those whose bit is clear in `pending`. To be called
@@ -161,8 +190,8 @@ impl SendPlan {
     }
 
     /// What to send for a request: its pages in their order, then what lies one behind each of them,
-    /// two behind, and so on; then what lies before them in the same way. Never beyond the end of a
-    /// page's RAM block. All of it counts as sent.
+    /// two behind, and so on; then what lies before them in the same way; then where runs go on. Never
+    /// beyond the end of a page's RAM block. All of it counts as sent.
     ///
     /// # Errors
     /// When a page does not exist; nothing counts as sent then.
@@ -174,7 +203,7 @@ impl SendPlan {
         let wanted = |page, cause| Wanted { page, cause, first: self.claim(page) };
         let pages = requested.iter().map(|page| PageIndex(*page));
         let mut order: Vec<_> = pages.map(|page| wanted(page, Cause::Demand)).collect();
-        for neighbour in self.neighbours(requested) {
+        for neighbour in self.neighbours(requested).chain(self.runs(requested)) {
             let neighbour = wanted(neighbour, Cause::Prefault);
             if neighbour.first {
                 order.push(neighbour);
@@ -250,12 +279,55 @@ impl SendPlan {
         behind.chain(before)
     }
 
+    /// Where the runs go on to which requested pages belong; the background is told of the last.
+    fn runs(&self, requested: &[u64]) -> Vec<PageIndex> {
+        if !self.prefault.adaptive {
+            return Vec::new();
+        }
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pages = Vec::new();
+        for &page in requested {
+            let Some(Ahead { stride, count }) = streams.fault(page) else { continue };
+            let block = self.layout.index_of(PageIndex(page));
+            let on = |step: i64| page.checked_add_signed(stride.checked_mul(step)?).map(PageIndex);
+            let run = (1..).map_while(on).take_while(|next| self.layout.index_of(*next) == block);
+            pages.extend(run.take(usize::try_from(count).unwrap_or(0)));
+            if let Some(last) = pages.last().filter(|_| stride.abs() == 1) {
+                self.run.next.store(last.0, Ordering::Relaxed);
+                self.run.down.store(stride < 0, Ordering::Relaxed);
+                self.run.chunks.store(RUN_CHUNKS, Ordering::Relaxed);
+            }
+        }
+        pages
+    }
+
+    /// The next pages of a run, if one was followed a short while ago.
+    fn next_of_run(&self, most: u64) -> Option<PageRange> {
+        let take_one = |chunks: u64| chunks.checked_sub(1);
+        self.run.chunks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take_one).ok()?;
+        let next = PageIndex(self.run.next.load(Ordering::Relaxed));
+        let block = self.layout.block_of(next)?;
+        let most = most.max(1);
+        let (from, end) = if self.run.down.load(Ordering::Relaxed) {
+            let from = next.0.saturating_sub(most).max(block.first_page.0);
+            self.run.next.store(from, Ordering::Relaxed);
+            (from, next.0)
+        } else {
+            let end = self.end_of_chunk(next, most);
+            self.run.next.store(end, Ordering::Relaxed);
+            (next.0, end)
+        };
+        let start = self.sent.next_clear(PageIndex(from)).filter(|start| start.0 < end)?;
+        let claimed = (start.0..end).take_while(|page| self.claim(PageIndex(*page))).count() as u64;
+        (claimed > 0).then_some(PageRange::new(start, claimed))
+    }
+
     /// The next pages for the background: at most `most`, adjoining, of one block, never sent before;
     /// they count as sent from now on. Preferred pages come first and leave the cursor where it is.
     /// `None` when all pages were sent.
     #[must_use]
     pub fn next_background(&self, most: u64) -> Option<PageRange> {
-        if let Some(range) = self.next_preferred(most) {
+        if let Some(range) = self.next_preferred(most).or_else(|| self.next_of_run(most)) {
             return Some(range);
         }
         loop {

@@ -162,6 +162,8 @@ pub struct MigrateRequest {
     pub background: bool,
     /// `-m`: the background goes on behind the last page served.
     pub move_background: bool,
+    /// Neither `-m` nor a count is given: a postcopy sends ahead what the guest's runs through memory call for.
+    pub prefault_adaptive: bool,
     /// Pages sent beyond a demanded one.
     pub prefault_forward: u64,
     /// Pages sent before a demanded one.

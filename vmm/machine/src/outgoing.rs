@@ -125,6 +125,7 @@ impl Vm {
         let capabilities = self.shared.migration.capabilities();
         let options = SourceOptions {
             prefault: Prefault {
+                adaptive: request.prefault_adaptive,
                 forward: request.prefault_forward,
                 backward: request.prefault_backward,
                 move_background: request.move_background,

@@ -129,9 +129,11 @@ impl VmControl for Recorder {
     fn migrate(&self, request: MigrateRequest) -> Result<(), ControlError> {
         let MigrateRequest { uri, mode, background, move_background, .. } = &request;
         let (forward, backward) = (request.prefault_forward, request.prefault_backward);
-        self.note(format!(
-            "migrate {uri} {mode:?} b={background} m={move_background} {forward} {backward}"
-        ))
+        let prefault = match request.prefault_adaptive {
+            true => "adaptive".to_owned(),
+            false => format!("{forward} {backward}"),
+        };
+        self.note(format!("migrate {uri} {mode:?} b={background} m={move_background} {prefault}"))
     }
 
     fn migrate_incoming(&self, uri: &str) -> Result<(), ControlError> {

@@ -180,12 +180,12 @@ pub(crate) struct Options {
     /// The background goes on behind the page last asked for
     #[arg(long, conflicts_with = "no_background")]
     move_background: bool,
-    /// Pages to send beyond each page asked for
-    #[arg(long, value_name = "PAGES", default_value_t = 0)]
-    forward: u64,
+    /// Pages to send beyond each page asked for (default: as many as its runs through memory call for)
+    #[arg(long, value_name = "PAGES")]
+    forward: Option<u64>,
     /// Pages to send before each page asked for
-    #[arg(long, value_name = "PAGES", default_value_t = 0)]
-    backward: u64,
+    #[arg(long, value_name = "PAGES")]
+    backward: Option<u64>,
     /// Connections for the background
     #[arg(long, value_name = "NUMBER", default_value_t = 1,
           value_parser = clap::value_parser!(u8).range(1..=16))]
@@ -222,8 +222,8 @@ impl Options {
             (self.fault_path.is_some(), "--fault-path", &WITH_POSTCOPY),
             (self.no_background, "--no-background", &WITH_POSTCOPY),
             (self.move_background, "--move-background", &WITH_POSTCOPY),
-            (self.forward > 0, "--forward", &WITH_POSTCOPY),
-            (self.backward > 0, "--backward", &WITH_POSTCOPY),
+            (self.forward.is_some(), "--forward", &WITH_POSTCOPY),
+            (self.backward.is_some(), "--backward", &WITH_POSTCOPY),
             (self.postcopy_flags.is_some(), "--postcopy-flags", &WITH_POSTCOPY),
         ];
         let mut misplaced =
@@ -341,9 +341,12 @@ impl Options {
             "postcopy": true,
             "no-background": self.no_background,
             "move-background": self.move_background,
-            "forward": self.forward,
-            "backward": self.backward,
         });
+        for (name, count) in [("forward", self.forward), ("backward", self.backward)] {
+            if let Some(count) = count {
+                arguments[name] = count.into();
+            }
+        }
         if self.mode == Mode::Hybrid {
             arguments["precopy"] = self.rounds.unwrap_or(1).into();
         }

@@ -13,6 +13,7 @@ use std::fmt;
 use std::io::{Read, Write};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use umem_migrate::PathFacts;
 
 /// Bytes that went through a connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -51,6 +52,14 @@ pub trait ChannelControl: Send + Sync {
     /// tells.
     fn readable(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+    /// What is known of the network between the peers; `None` where nothing is.
+    fn path(&self) -> Option<PathFacts> {
+        None
+    }
+    /// No more than so many bytes, about, are to be sent and not acknowledged from now on.
+    fn limit_under_way(&self, bytes: u64) {
+        let _ = bytes;
     }
     /// Whether the peer could be reached by connecting again.
     fn can_reconnect(&self) -> bool {

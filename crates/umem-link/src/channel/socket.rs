@@ -8,6 +8,10 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use umem_migrate::PathFacts;
+
+/// Largest send buffer that is asked for, bytes.
+const MOST_SEND_BUFFER: usize = 16 << 20;
 
 struct Shared {
     socket: Socket,
@@ -57,6 +61,18 @@ impl ChannelControl for Shared {
 
     fn readable(&self) -> Option<BorrowedFd<'_>> {
         Some(self.socket.as_fd())
+    }
+
+    fn path(&self) -> Option<PathFacts> {
+        self.tcp.then(|| tcp_info::path(&self.socket))?
+    }
+
+    fn limit_under_way(&self, bytes: u64) {
+        // The kernel takes twice that, for what it needs beside the bytes, and no more than it allows.
+        let bytes = usize::try_from(bytes / 2).unwrap_or(usize::MAX).min(MOST_SEND_BUFFER);
+        if let Err(error) = self.socket.set_send_buffer_size(bytes) {
+            log::debug!("{}: what is under way stays as it is: {error}", self.peer);
+        }
     }
 
     fn can_reconnect(&self) -> bool {

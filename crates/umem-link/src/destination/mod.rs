@@ -26,7 +26,7 @@ use umem_migrate::DestinationEvent;
 use umem_wire::{Features, Mode, Ownership, Role, Secret, SessionId};
 
 /// Bytes of bulk that may be under way unacknowledged on each lane.
-const CREDIT_BYTES: u32 = 8 << 20;
+const CREDIT_BYTES: u32 = 12 << 20;
 /// Ended sessions whose outcome is remembered for those who ask.
 const REMEMBERED: usize = 64;
 

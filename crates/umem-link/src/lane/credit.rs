@@ -7,29 +7,41 @@ use umem_wire::{decode_credit, encode_credit};
 /// Longest body of a credit frame.
 const CREDIT_BODY: usize = 8;
 
+/// Bytes that the receiver may keep back before it gives credit, whatever the window.
+const MOST_KEPT: u64 = 1 << 20;
+
 /// Bytes that the receiver may keep back before it gives credit.
 fn step(window: u64) -> u64 {
-    window / 4
+    (window / 4).min(MOST_KEPT)
 }
 
 /// The sender's side of a bulk lane's credit.
 pub(crate) struct CreditWindow {
     frames: FrameReader,
     window: u64,
+    /// What the sender itself holds to, within the window.
+    limit: u64,
     outstanding: u64,
 }
 
 impl CreditWindow {
     /// At most `window` bytes under way; what is given back comes from `reader`.
     pub(crate) fn new(reader: Box<dyn Read + Send>, window: u64) -> Self {
-        Self { frames: FrameReader::new(reader, CREDIT_BODY), window, outstanding: 0 }
+        let frames = FrameReader::new(reader, CREDIT_BODY);
+        Self { frames, window, limit: window, outstanding: 0 }
+    }
+
+    /// Lets no more than so many bytes be under way from now on: more would only lie in the receiver's
+    /// buffers, where a page that is asked for meanwhile has to be sent again.
+    pub(crate) fn limit(&mut self, bytes: u64) {
+        self.limit = bytes.min(self.window);
     }
 
     /// Waits until `bytes` more may be sent, and counts them as sent. A frame of any length may go when
     /// no more is under way than the receiver may keep back: it will not give credit for that.
     pub(crate) fn take(&mut self, bytes: u64) -> Result<(), LaneError> {
         while self.outstanding > step(self.window)
-            && self.outstanding.saturating_add(bytes) > self.window
+            && self.outstanding.saturating_add(bytes) > self.limit
         {
             let frame = self.frames.next()?;
             let claimed = decode_credit(frame.kind, frame.body)?;
@@ -96,8 +108,16 @@ mod tests {
             all += bytes;
         }
         credit.take(5000).unwrap();
+        tell.send(5000).unwrap();
+        credit.limit(400);
+        for _ in 0..100 {
+            credit.take(300).unwrap();
+            assert!(credit.outstanding <= 550, "{}", credit.outstanding);
+            tell.send(300).unwrap();
+            all += 300;
+        }
         drop(tell);
-        assert_eq!(receiver.join().unwrap(), all);
+        assert_eq!(receiver.join().unwrap(), all + 5000);
     }
 
     #[test]

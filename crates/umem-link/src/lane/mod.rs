@@ -2,6 +2,7 @@
 
 mod credit;
 mod demand;
+mod flow;
 mod frames;
 mod pack;
 mod receive;
@@ -11,6 +12,7 @@ mod store;
 
 pub(crate) use credit::{CreditGiver, CreditWindow};
 pub(crate) use demand::DemandLane;
+pub(crate) use flow::BulkFlow;
 pub(crate) use frames::{Frame, FrameReader};
 pub(crate) use pack::{BulkPacker, PackCounts};
 pub(crate) use pack::{ChunkPacker, Outgoing};

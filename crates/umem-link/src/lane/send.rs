@@ -1,6 +1,6 @@
 //! The source's lanes: pages out of frozen memory, straight into the connection.
 
-use super::{BulkPacker, ChunkPacker, CreditWindow, FrameReader, LaneError, Outgoing, PackCounts};
+use super::{BulkFlow, BulkPacker, ChunkPacker, FrameReader, LaneError, Outgoing, PackCounts};
 use std::io::{Read, Write};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +14,9 @@ use umem_wire::{
 
 /// Pages in a frame of the background: what a demanded page may have to wait for on a shared link.
 pub(crate) const CHUNK_PAGES: u64 = 64;
+
+/// The same where the network is slow.
+const LEAST_CHUNK_PAGES: u64 = 4;
 
 /// Prefaulted pages that are looked at before the first of them goes out.
 const NEIGHBOURS: usize = 256;
@@ -222,14 +225,17 @@ impl PageSender {
     pub(crate) fn serve_background(
         &self,
         writer: &mut dyn Write,
-        credit: &mut CreditWindow,
+        flow: &mut BulkFlow,
         packer: &mut BulkPacker,
         go_on: &mut dyn FnMut(u64) -> bool,
     ) -> Result<(), LaneError> {
         let mut sent = 0;
         while go_on(sent) {
-            let Some(range) = self.plan.next_background(CHUNK_PAGES) else { return Ok(()) };
-            sent = self.send_chunk(writer, credit, packer, range)?;
+            let pages = flow.look(true).map_or(CHUNK_PAGES, |bytes| {
+                (bytes / self.page_bytes() as u64).clamp(LEAST_CHUNK_PAGES, CHUNK_PAGES)
+            });
+            let Some(range) = self.plan.next_background(pages) else { return Ok(()) };
+            sent = self.send_chunk(writer, flow, packer, range)?;
         }
         Ok(())
     }
@@ -237,7 +243,7 @@ impl PageSender {
     fn send_chunk(
         &self,
         writer: &mut dyn Write,
-        credit: &mut CreditWindow,
+        flow: &mut BulkFlow,
         packer: &mut BulkPacker,
         range: PageRange,
     ) -> Result<u64, LaneError> {
@@ -261,7 +267,7 @@ impl PageSender {
             packer.packed(codec, &outgoing, started.elapsed());
         }
         let (bytes, started) = (outgoing.iter().map(Outgoing::bytes).sum(), Instant::now());
-        credit.take(bytes)?;
+        flow.take(bytes)?;
         packer.chunk.write(writer, &outgoing)?;
         packer.sent(bytes, started);
         Ok(bytes)
@@ -271,10 +277,10 @@ impl PageSender {
     pub(crate) fn send_holes(
         &self,
         writer: &mut dyn Write,
-        credit: &mut CreditWindow,
+        flow: &mut BulkFlow,
     ) -> Result<(), LaneError> {
         for hole in holes(self.ram.ram()) {
-            self.send_hole(writer, credit, hole)?;
+            self.send_hole(writer, flow, hole)?;
         }
         Ok(())
     }
@@ -282,7 +288,7 @@ impl PageSender {
     fn send_hole(
         &self,
         writer: &mut dyn Write,
-        credit: &mut CreditWindow,
+        flow: &mut BulkFlow,
         pages: Range<u64>,
     ) -> Result<(), LaneError> {
         let mut tally = Tally::default();
@@ -299,7 +305,7 @@ impl PageSender {
         let count = pages.end - pages.start;
         let run = RunFrame { start: pages.start, count, byte: 0, cause: Cause::Background };
         let frame = run.encode();
-        credit.take(frame.len() as u64)?;
+        flow.take(frame.len() as u64)?;
         writer.write_all(&frame)?;
         Ok(())
     }

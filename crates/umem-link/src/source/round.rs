@@ -5,7 +5,7 @@ use super::live::Live;
 use super::pacer::Pacer;
 use super::{Shared, SourceOptions};
 use crate::lane::{
-    BulkPacker, CHUNK_PAGES, CreditWindow, Departures, LaneError, Outgoing, holes, kind_of,
+    BulkFlow, BulkPacker, CHUNK_PAGES, Departures, LaneError, Outgoing, holes, kind_of,
 };
 use std::io::Write;
 use std::ops::Range;
@@ -26,7 +26,7 @@ pub(super) struct Share {
 /// A connection, as a round uses it.
 pub(super) struct Way<'a> {
     pub(super) writer: &'a mut dyn Write,
-    pub(super) credit: &'a mut CreditWindow,
+    pub(super) flow: &'a mut BulkFlow,
     pub(super) packer: &'a mut BulkPacker,
 }
 
@@ -108,24 +108,26 @@ impl RoundSender {
     ) -> Result<Share, LaneError> {
         let mut share = Share::default();
         self.round = round;
-        let Way { writer, credit, packer } = way;
+        let Way { writer, flow, packer } = way;
         if first {
-            self.send_holes(writer, credit, &mut share)?;
+            self.send_holes(writer, flow, &mut share)?;
         }
         let mut sent = 0;
         while pacer.pass(sent) {
+            // Nobody waits for a page of a guest that runs here.
+            flow.look(false);
             let batch = self.next_batch();
             if batch.is_empty() {
                 break;
             }
-            let way = Way { writer: &mut *writer, credit: &mut *credit, packer: &mut *packer };
+            let way = Way { writer: &mut *writer, flow: &mut *flow, packer: &mut *packer };
             let Sent { bytes, plain } = self.send_batch(&batch, way)?;
             sent = bytes;
             share.pages += batch.iter().map(|range| range.count).sum::<u64>();
             share.bytes += plain;
         }
         let end = encode_round_end(round);
-        credit.take(end.len() as u64)?;
+        flow.take(end.len() as u64)?;
         writer.write_all(&end)?;
         Ok(share)
     }
@@ -149,12 +151,12 @@ impl RoundSender {
         if batch.iter().all(|range| ram.is_readable(*range)) {
             return self.send_readable(batch, way);
         }
-        let Way { writer, credit, packer } = way;
+        let Way { writer, flow, packer } = way;
         let mut sent = Sent::default();
         for page in batch.iter().flat_map(|range| range.pages()) {
             let page_alone = [PageRange::one(page)];
             if self.live.ram().is_readable(PageRange::one(page)) {
-                let way = Way { writer: &mut *writer, credit: &mut *credit, packer: &mut *packer };
+                let way = Way { writer: &mut *writer, flow: &mut *flow, packer: &mut *packer };
                 let Sent { bytes, plain } = self.send_readable(&page_alone, way)?;
                 sent.bytes += bytes;
                 sent.plain += plain;
@@ -181,7 +183,7 @@ impl RoundSender {
     }
 
     fn send_readable(&mut self, batch: &[PageRange], way: Way<'_>) -> Result<Sent, LaneError> {
-        let Way { writer, credit, packer } = way;
+        let Way { writer, flow, packer } = way;
         let packed = self.packed(packer);
         let page_bytes = self.page_size().len();
         let mut tally = Tally::default();
@@ -230,7 +232,7 @@ impl RoundSender {
         self.departures.count(Cause::Precopy, pages, fills);
         self.departures.merge(tally);
         let started = Instant::now();
-        credit.take(bytes)?;
+        flow.take(bytes)?;
         packer.chunk.write(writer, &frames)?;
         packer.sent(bytes, started);
         Ok(Sent { bytes, plain })
@@ -240,11 +242,11 @@ impl RoundSender {
     fn send_holes(
         &self,
         writer: &mut dyn Write,
-        credit: &mut CreditWindow,
+        flow: &mut BulkFlow,
         share: &mut Share,
     ) -> Result<(), LaneError> {
         for hole in holes(self.live.ram()) {
-            self.send_hole(hole, writer, credit, share)?;
+            self.send_hole(hole, writer, flow, share)?;
         }
         Ok(())
     }
@@ -254,7 +256,7 @@ impl RoundSender {
         &self,
         pages: Range<u64>,
         writer: &mut dyn Write,
-        credit: &mut CreditWindow,
+        flow: &mut BulkFlow,
         share: &mut Share,
     ) -> Result<(), LaneError> {
         let mut at = pages.start;
@@ -273,7 +275,7 @@ impl RoundSender {
             self.departures.merge(tally);
             let run = RunFrame { start: at, count: count_here, byte: 0, cause: Cause::Precopy };
             let frame = run.encode();
-            credit.take(frame.len() as u64)?;
+            flow.take(frame.len() as u64)?;
             writer.write_all(&frame)?;
             if let Some(copies) = &self.copies {
                 (at..at + count_here).for_each(|page| copies.forget(PageIndex(page)));

@@ -3,7 +3,7 @@
 use super::round::{RoundSender, Way};
 use super::{Event, Shared};
 use crate::channel::Channel;
-use crate::lane::{BulkPacker, CreditWindow, LaneError, PageSender};
+use crate::lane::{BulkFlow, BulkPacker, CreditWindow, LaneError, PageSender};
 use crate::lanes::give_way;
 use crossbeam_channel::{Receiver, Sender};
 use std::io::{self, Write};
@@ -34,7 +34,7 @@ pub(super) struct LaneParts {
 struct Worker {
     shared: Arc<Shared>,
     writer: Box<dyn Write + Send>,
-    credit: CreditWindow,
+    flow: BulkFlow,
     packer: BulkPacker,
     /// How many there are: they share what the operator allows.
     lanes: u64,
@@ -53,15 +53,16 @@ impl Workers {
         events: &Sender<Event>,
     ) -> io::Result<Self> {
         let mut workers = Self::default();
-        let count = lanes.len() as u64;
+        let lanes_in_all = lanes.len();
         for (number, lane) in lanes.into_iter().enumerate() {
             let (orders, inbox) = crossbeam_channel::unbounded();
+            let credit = CreditWindow::new(lane.reader, each.window);
             let worker = Worker {
                 shared: shared.clone(),
                 writer: lane.writer,
-                credit: CreditWindow::new(lane.reader, each.window),
+                flow: BulkFlow::new(credit, lane.control, lanes_in_all),
                 packer: BulkPacker::new(each.packing, shared.packs.clone()),
-                lanes: count.max(1),
+                lanes: (lanes_in_all as u64).max(1),
                 first: number == 0,
                 events: events.clone(),
                 rounds: each.rounds.clone(),
@@ -116,8 +117,7 @@ impl Worker {
         let pacer = &self.shared.rounds;
         self.packer.packing.begin_round();
         self.packer.packing.limit(pacer.bandwidth() / self.lanes);
-        let way =
-            Way { writer: &mut *self.writer, credit: &mut self.credit, packer: &mut self.packer };
+        let way = Way { writer: &mut *self.writer, flow: &mut self.flow, packer: &mut self.packer };
         let share = match rounds.send(round, first, way, pacer) {
             Ok(share) => Ok(share),
             // No fault of the connection.
@@ -135,10 +135,10 @@ impl Worker {
         let shared = &self.shared;
         let mut go_on = |sent| shared.background.pass(sent) && shared.gate.pass(0);
         self.packer.packing.limit(shared.background.bandwidth() / self.lanes);
-        let (writer, credit) = (&mut *self.writer, &mut self.credit);
+        let (writer, flow) = (&mut *self.writer, &mut self.flow);
         if self.first && go_on(0) {
-            sender.send_holes(writer, credit)?;
+            sender.send_holes(writer, flow)?;
         }
-        sender.serve_background(writer, credit, &mut self.packer, &mut go_on)
+        sender.serve_background(writer, flow, &mut self.packer, &mut go_on)
     }
 }

@@ -7,7 +7,9 @@ use std::io::Write;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
-use umem_link::{AutoConverge, DestinationOptions, Mode, Rounds, SourceOptions, Strategy, Switch};
+use umem_link::{
+    AutoConverge, Compression, DestinationOptions, Mode, Rounds, SourceOptions, Strategy, Switch,
+};
 use umem_wire::{
     Cause, PageKind, PagesBuilder, Role, RunFrame, ToDestination, ToSource, digest_term,
     encode_round_end,
@@ -157,7 +159,10 @@ fn the_guest_is_slowed_down_step_by_step_and_let_go() {
     let throttle = Some(AutoConverge { initial: 20, increment: 30, most: 60 });
     let rounds =
         Rounds { throttle, downtime_limit: Duration::ZERO, ..rounds(None, Switch::Never, true) };
-    let source = start(&world, &vm, SourceOptions { rounds_bandwidth: 8 << 20, ..options(rounds) });
+    // Packed, the guest's writes would fit the link.
+    let compression = Compression::Off;
+    let options = SourceOptions { rounds_bandwidth: 8 << 20, compression, ..options(rounds) };
+    let source = start(&world, &vm, options);
     wait_for("three steps", || vm.throttles.lock().unwrap().len() >= 3);
     assert_eq!(vm.throttles.lock().unwrap()[..3], [20, 50, 60]);
     assert_eq!(source.session.status().rounds.unwrap().throttle, 60);

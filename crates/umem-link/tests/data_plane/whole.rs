@@ -104,7 +104,7 @@ fn without_the_background_all_that_is_touched_comes_by_demand() {
 fn neighbours_of_demanded_pages_come_along() {
     for (forward, backward) in [(7, 0), (0, 7), (3, 4), (u64::MAX, 0)] {
         let world = World::new(tcp(), PAGES, 1);
-        let prefault = Prefault { forward, backward, move_background: true };
+        let prefault = Prefault { adaptive: false, forward, backward, move_background: true };
         let options = SourceOptions { prefault, background: false, ..SourceOptions::default() };
         let source = world.source(options);
         world.assert_whole(&source);
@@ -116,6 +116,19 @@ fn neighbours_of_demanded_pages_come_along() {
             assert_eq!(pages.demand + pages.prefault, PAGES);
         }
     }
+}
+
+#[test]
+fn a_guest_that_runs_through_its_memory_waits_for_few_of_its_pages() {
+    let world = World::new(tcp(), PAGES, 1);
+    let prefault = Prefault::ADAPTIVE;
+    let source =
+        world.source(SourceOptions { prefault, background: false, ..SourceOptions::default() });
+    world.assert_whole(&source);
+    let pages = world.listener.status().pages;
+    // One thread goes up through two blocks: 2 pages, then 4, 8, 16, 32, and 64 each time.
+    assert!(pages.demand < 20, "{pages:?}");
+    assert_eq!(pages.demand + pages.prefault, PAGES);
 }
 
 #[test]

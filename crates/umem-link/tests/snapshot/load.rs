@@ -6,7 +6,7 @@ use umem_link::{LoadOptions, Prefault};
 
 const WHOLE: LoadOptions = LoadOptions {
     postcopy: false,
-    prefault: Prefault { forward: 0, backward: 0, move_background: false },
+    prefault: Prefault { adaptive: false, forward: 0, backward: 0, move_background: false },
     background: false,
 };
 const POSTCOPY: LoadOptions = LoadOptions { postcopy: true, background: true, ..WHOLE };
@@ -47,7 +47,7 @@ fn pages_come_on_demand_alone() {
 #[test]
 fn neighbours_come_along_with_a_demanded_page() {
     let saved = Saved::new();
-    let prefault = Prefault { forward: 15, backward: 0, move_background: false };
+    let prefault = Prefault { forward: 15, ..Prefault::default() };
     let loaded = saved.load_into(LoadOptions { prefault, ..ON_DEMAND }, |vm| vm.threads = 1);
     loaded.assert_whole();
     let pages = loaded.session.status().pages;

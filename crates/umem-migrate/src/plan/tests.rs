@@ -15,7 +15,7 @@ fn layout(blocks: &[u64]) -> RamLayout {
 }
 
 fn prefault(forward: u64, backward: u64, move_background: bool) -> Prefault {
-    Prefault { forward, backward, move_background }
+    Prefault { adaptive: false, forward, backward, move_background }
 }
 
 fn bits(pages: u64, set: &[u64]) -> PageBitmap {
@@ -68,6 +68,39 @@ fn what_goes_ahead_is_what_exists_and_was_not_sent() {
     assert_eq!(numbers(&ahead), [5, 1]);
     assert!(ahead.iter().all(|wanted| wanted.first && wanted.cause == Cause::Prefault));
     assert_eq!(plan.remaining(), 5);
+}
+
+#[test]
+fn a_run_brings_its_next_pages_and_has_the_background_go_on_there() {
+    let plan = SendPlan::new(layout(&[1000, 1000]), Prefault::ADAPTIVE);
+    assert_eq!(numbers(&plan.demand(&[500]).unwrap()), [500]);
+    assert!(plan.claim(PageIndex(503)));
+    let order = plan.demand(&[501]).unwrap();
+    assert_eq!(numbers(&order), [501, 502, 504, 505]);
+    assert_eq!(order.iter().filter(|wanted| wanted.cause == Cause::Prefault).count(), 3);
+    let next = || plan.next_background(64).map(|range| (range.start.0, range.count));
+    // From the last page that went along, sent as it is, and then as ever.
+    assert_eq!(next(), Some((506, 63)));
+    for chunk in 1..RUN_CHUNKS {
+        let start = 505 + 64 * chunk;
+        assert_eq!(
+            next(),
+            (start < 1000).then(|| (start, 64.min(1000 - start))).or(Some((1000, 64)))
+        );
+    }
+}
+
+#[test]
+fn a_run_ends_where_its_block_does_and_leads_the_background_down_too() {
+    let plan = SendPlan::new(layout(&[100, 100]), Prefault::ADAPTIVE);
+    assert_eq!(numbers(&plan.demand(&[98, 99]).unwrap()), [98, 99], "nothing of the next block");
+    assert_eq!(numbers(&plan.demand(&[150, 149]).unwrap()), [150, 149, 148, 147, 146, 145]);
+    let next = || plan.next_background(20).map(|range| (range.start.0, range.count));
+    assert_eq!(next(), Some((125, 20)));
+    assert_eq!(next(), Some((105, 20)));
+    assert_eq!(next(), Some((100, 5)));
+    assert_eq!(next(), Some((0, 20)), "as ever");
+    assert_eq!(numbers(&plan.demand(&[3]).unwrap()), [3], "sent before, and no run");
 }
 
 #[test]
@@ -159,7 +192,7 @@ impl Model {
     fn demand(&mut self, request: &[u64]) -> Vec<u64> {
         let mut order = request.to_vec();
         request.iter().for_each(|page| self.sent[*page as usize] = true);
-        let Prefault { forward, backward, move_background } = self.prefault;
+        let Prefault { forward, backward, move_background, .. } = self.prefault;
         let (forward, backward) = (forward as i64, backward as i64);
         for distance in (1..=forward).chain((1..=backward).map(|distance| -distance)) {
             for page in request {

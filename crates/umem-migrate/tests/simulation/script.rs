@@ -115,6 +115,7 @@ impl Script {
             reset_at: random.once_in(8).then(|| Duration::from_micros(random.below(length))),
             lost_inquiries: random.below(4),
             prefault: Prefault {
+                adaptive: random.once_in(2),
                 forward: random.below(4),
                 backward: random.below(3),
                 move_background: random.once_in(2),

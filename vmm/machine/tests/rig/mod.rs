@@ -181,6 +181,7 @@ pub(crate) fn to(uri: &str) -> MigrateRequest {
         mode: machine::MigrateMode::Postcopy,
         background: true,
         move_background: false,
+        prefault_adaptive: false,
         prefault_forward: 0,
         prefault_backward: 0,
     }

@@ -43,6 +43,9 @@ fn request(args: &Args) -> Result<MigrateRequest, ControlError> {
         mode: mode(args)?,
         background: !args.flag("no-background"),
         move_background: args.flag("move-background"),
+        prefault_adaptive: !args.flag("move-background")
+            && args.number("forward").is_none()
+            && args.number("backward").is_none(),
         prefault_forward: args.number("forward").unwrap_or(0),
         prefault_backward: args.number("backward").unwrap_or(0),
     })

@@ -200,7 +200,8 @@ pub(crate) static TABLE: &[Command] = &[
                snapshot) and return at once: by precopy, or by postcopy with -p\n\
                --precopy N: at most N rounds of precopy before the postcopy; -n: send no pages in\n\
                the background; -m: the background goes on behind the page last asked for;\n\
-               forward, backward: pages to send beyond and before each page asked for;\n\
+               forward, backward: pages to send beyond and before each page asked for (0 0: none; without\n\
+               them and -m: as many as the guest's runs through memory call for, where they go on);\n\
                -r: let a migration go on that migrate_pause has paused (its connections are still\n\
                there, and URI does not matter); -d: accepted, as migrations never hold up the monitor",
         run: migrate::start,

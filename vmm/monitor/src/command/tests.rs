@@ -64,13 +64,13 @@ fn migrate_takes_the_forms_of_the_manual() {
         "migrate --precopy=1 -pn tcp:h:1 4 5",
     ];
     let expected = [
-        "migrate tcp:h:1 Precopy b=true m=false 0 0",
-        "migrate file:/snapshot Precopy b=true m=false 0 0",
-        "migrate tcp:h:1 Postcopy b=true m=false 0 0",
-        "migrate tcp:h:1 Postcopy b=false m=false 0 0",
+        "migrate tcp:h:1 Precopy b=true m=false adaptive",
+        "migrate file:/snapshot Precopy b=true m=false adaptive",
+        "migrate tcp:h:1 Postcopy b=true m=false adaptive",
+        "migrate tcp:h:1 Postcopy b=false m=false adaptive",
         "migrate tcp:h:1 Postcopy b=false m=true 32 0",
         "migrate unix:/a b Postcopy b=true m=true 3 0",
-        "migrate tcp:h:1 Hybrid { rounds: 2 } b=true m=false 0 0",
+        "migrate tcp:h:1 Hybrid { rounds: 2 } b=true m=false adaptive",
         "migrate tcp:h:1 Hybrid { rounds: 1 } b=false m=false 4 5",
     ];
     assert_eq!(calls(&lines), expected);

@@ -129,8 +129,8 @@ fn json_migrate_takes_our_extras_and_refuses_what_text_refuses() {
     assert_eq!(migrate(as_libvirt), json!({"return": {}}));
     let expected = [
         "migrate tcp:h:1 Postcopy b=false m=false 32 0",
-        "migrate tcp:h:1 Hybrid { rounds: 3 } b=true m=false 0 0",
-        "migrate unix:/m Precopy b=true m=false 0 0",
+        "migrate tcp:h:1 Hybrid { rounds: 3 } b=true m=false adaptive",
+        "migrate unix:/m Precopy b=true m=false adaptive",
     ];
     assert_eq!(fixture.vm.calls(), expected);
     let human =

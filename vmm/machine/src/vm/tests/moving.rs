@@ -119,6 +119,7 @@ fn request(mode: MigrateMode) -> MigrateRequest {
         mode,
         background: true,
         move_background: false,
+        prefault_adaptive: false,
         prefault_forward: 0,
         prefault_backward: 0,
     }
