@@ -2,7 +2,7 @@
 
 use crate::programs::Programs;
 use crate::report::{Contended, Measured, Outcome, Report};
-use crate::run::{Contender, Setup, Way, generate, once};
+use crate::run::{Contender, FaultRun, PREFAULTS, Setup, Way, access, generate, once};
 use crate::scenario::{Accel, Link, Move, Placement, Scenario, Work};
 use crate::{cores, host, interrupt, limits, warm};
 use anyhow::Result;
@@ -44,7 +44,15 @@ pub fn measure(
             Some(why) => Measured::left_out(row.clone(), why),
             None => match &row.work {
                 Work::Move(it) => moved(setup, plan, row, it, goal)?,
-                Work::Faults { threads, mib } => faulted(plan, row, *threads, *mib)?,
+                Work::Faults { threads, mib } => {
+                    let run = |way, deadline| generate(way, *threads, *mib << 20, deadline);
+                    faulted(plan, row, &Way::ALL.map(|way| (way.name(), way)), run)?
+                }
+                Work::Accesses { accesses, mib } => {
+                    let run =
+                        |prefault, deadline| access(*accesses, prefault, *mib << 20, deadline);
+                    faulted(plan, row, &PREFAULTS, run)?
+                }
             },
         };
         report.scenarios.push(measured.clone());
@@ -138,20 +146,25 @@ fn moved(
     Ok(Measured::new(row.clone(), notes, contended.collect()))
 }
 
-fn faulted(plan: &Plan, row: &Scenario, threads: u64, mib: u64) -> Result<Measured> {
-    let mut runs: [Vec<Outcome>; 2] = Default::default();
+/// Runs without a guest, of each way by turns.
+fn faulted<W: Copy>(
+    plan: &Plan,
+    row: &Scenario,
+    ways: &[(&'static str, W)],
+    run: impl Fn(W, Instant) -> Result<FaultRun>,
+) -> Result<Measured> {
+    let mut runs: Vec<Vec<Outcome>> = ways.iter().map(|_| Vec::new()).collect();
     for rep in 1..=plan.reps {
-        for (way, runs) in Way::ALL.into_iter().zip(&mut runs) {
+        for ((name, way), runs) in ways.iter().zip(&mut runs) {
             interrupt::check()?;
-            eprintln!("bench: {}, run {rep} of {}, {}", row.name, plan.reps, way.name());
+            eprintln!("bench: {}, run {rep} of {}, {name}", row.name, plan.reps);
             warm::memory(row.memory_needed())?;
             let deadline = Instant::now() + Duration::from_secs(row.limit_s);
-            let run = generate(way, threads, mib << 20, deadline);
-            runs.push(Outcome::of(run.map(Outcome::Faulted), way.name()));
+            runs.push(Outcome::of(run(*way, deadline).map(Outcome::Faulted), name));
         }
     }
-    let contended = Way::ALL.into_iter().zip(runs);
-    let contended = contended.map(|(way, runs)| Contended::new(way.name(), true, runs));
+    let contended = ways.iter().zip(runs);
+    let contended = contended.map(|((name, _), runs)| Contended::new(name, true, runs));
     Ok(Measured::new(row.clone(), Vec::new(), contended.collect()))
 }
 

@@ -7,13 +7,14 @@ use crate::interrupt;
 use crate::stats;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use serde::Serialize;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use umem_fault::{FaultCause, FaultPlane, Interrupt, Waited};
 use umem_link::{
     DestinationListener, DestinationOptions, DestinationVm, LiveRam, MachineDescription, Mode,
-    SourceOptions, SourceSession, SourceVm, StoppedGuest,
+    Prefault, SourceOptions, SourceSession, SourceVm, StoppedGuest,
 };
 use umem_memory::{
     Backend, GuestAddress, GuestRam, PageBitmap, PageIndex, PageSize, RamBlockSpec, RamLayout,
@@ -47,6 +48,80 @@ impl Way {
         }
     }
 }
+
+/// In which order one thread touches memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Accesses {
+    /// Half of the memory, one page after the other.
+    Sequential,
+    /// Every 17th page.
+    Strided,
+    /// A quarter as many pages as there are, any of them.
+    Random,
+    /// As a kernel boots: 1 to 30 neighbours from somewhere on, one run in five downwards.
+    Boot,
+}
+
+impl Accesses {
+    /// All.
+    pub const ALL: [Self; 4] = [Self::Sequential, Self::Strided, Self::Random, Self::Boot];
+
+    /// In names of rows.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Sequential => "sequential",
+            Self::Strided => "strided",
+            Self::Random => "random",
+            Self::Boot => "boot",
+        }
+    }
+
+    /// The pages, of so many.
+    fn order(self, pages: u64) -> Vec<u64> {
+        match self {
+            Self::Sequential => (0..pages / 2).collect(),
+            Self::Strided => (0..pages).step_by(17).collect(),
+            Self::Random => (0..pages / 4).map(|at| random(at) % pages).collect(),
+            Self::Boot => boot(pages),
+        }
+    }
+}
+
+/// Page `at` of an order that comes to each page once, and to neighbours far apart in time.
+const fn spread(at: u64, pages: u64) -> u64 {
+    at.wrapping_mul(SPREAD) % pages
+}
+
+/// A number that follows nothing: SplitMix64 (Steele, Lea, Flood, 2014).
+const fn random(number: u64) -> u64 {
+    let mut z = number.wrapping_add(1).wrapping_mul(SPREAD);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn boot(pages: u64) -> Vec<u64> {
+    const LONGEST: u64 = 30;
+    let mut order = Vec::new();
+    let mut number = 0;
+    while (order.len() as u64) < pages / 4 {
+        number += 1;
+        let random = random(number);
+        let (start, length) = (random % (pages - LONGEST), 1 + (random >> 32) % LONGEST);
+        let run = start..start + length;
+        if number % 5 == 0 { order.extend(run.rev()) } else { order.extend(run) }
+    }
+    order
+}
+
+/// What goes along with a page that is asked for, as it is compared.
+pub const PREFAULTS: [(&str, Prefault); 3] = [
+    ("no prefault", Prefault { adaptive: false, forward: 0, backward: 0, move_background: false }),
+    ("8 forward", Prefault { adaptive: false, forward: 8, backward: 0, move_background: false }),
+    ("adaptive", Prefault::ADAPTIVE),
+];
 
 /// What one run found.
 #[derive(Debug, Clone, Serialize)]
@@ -155,18 +230,11 @@ const fn head(number: u64) -> [u8; 8] {
     (number | 1 << 63).to_le_bytes()
 }
 
-/// Touches this thread's share of all pages, each once; microseconds of each touch.
-fn touch(
-    ram: &GuestRam,
-    plane: Option<&FaultPlane>,
-    pages: u64,
-    number: u64,
-    threads: u64,
-) -> Result<Vec<f64>> {
+/// Touches pages in this order; microseconds of each touch.
+fn touch(ram: &GuestRam, plane: Option<&FaultPlane>, order: &[u64]) -> Result<Vec<f64>> {
     let interrupt = Interrupt::new();
     let mut times = Vec::new();
-    for at in (number..pages).step_by(usize::try_from(threads)?) {
-        let page = at.wrapping_mul(SPREAD) % pages;
+    for &page in order {
         let mut found = [0; 8];
         let start = Instant::now();
         if let Some(plane) = plane {
@@ -187,6 +255,34 @@ fn touch(
 pub fn generate(way: Way, threads: u64, bytes: u64, deadline: Instant) -> Result<FaultRun> {
     let pages = bytes / PAGE;
     ensure!(pages.is_power_of_two(), "{pages} pages are no power of two");
+    let step = usize::try_from(threads)?;
+    let share = |number| (number..pages).step_by(step).map(|at| spread(at, pages)).collect();
+    run(way, Prefault::default(), bytes, (0..threads).map(share).collect(), deadline)
+}
+
+/// One thread, which asks for its pages, touches a memory of so many bytes in this order.
+///
+/// # Errors
+/// As [`generate`].
+pub fn access(
+    accesses: Accesses,
+    prefault: Prefault,
+    bytes: u64,
+    deadline: Instant,
+) -> Result<FaultRun> {
+    let pages = bytes / PAGE;
+    ensure!(pages.is_power_of_two(), "{pages} pages are no power of two");
+    run(Way::Asked, prefault, bytes, vec![accesses.order(pages)], deadline)
+}
+
+fn run(
+    way: Way,
+    prefault: Prefault,
+    bytes: u64,
+    orders: Vec<Vec<u64>>,
+    deadline: Instant,
+) -> Result<FaultRun> {
+    let pages = bytes / PAGE;
     let source = ram(bytes)?;
     for page in 0..pages {
         source.write_at(GuestAddress(BASE + page * PAGE), &head(page))?;
@@ -200,7 +296,7 @@ pub fn generate(way: Way, threads: u64, bytes: u64, deadline: Instant) -> Result
         layout.clone(),
         DestinationOptions::default(),
     )?;
-    let options = SourceOptions { background: false, ..SourceOptions::default() };
+    let options = SourceOptions { background: false, prefault, ..SourceOptions::default() };
     let peer = listener.endpoint().clone();
     let session = SourceSession::start(peer, Arc::new(Source(source)), layout, options)?;
     let wait = |what: &str, done: &dyn Fn() -> bool| -> Result<()> {
@@ -214,14 +310,15 @@ pub fn generate(way: Way, threads: u64, bytes: u64, deadline: Instant) -> Result
     wait("switched", &|| vm.runs.load(Ordering::Acquire) || session.ended())?;
     let plane = vm.plane().context("the move ended before its switch")?;
     let asked = (way == Way::Asked).then_some(&*plane);
-    let start = Barrier::new(usize::try_from(threads)? + 1);
+    let start = Barrier::new(orders.len() + 1);
     let (times, seconds) = std::thread::scope(|scope| {
-        let all: Vec<_> = (0..threads)
-            .map(|number| {
+        let all: Vec<_> = orders
+            .iter()
+            .map(|order| {
                 let (ram, start) = (&vm.ram, &start);
                 scope.spawn(move || {
                     start.wait();
-                    touch(ram, asked, pages, number, threads)
+                    touch(ram, asked, order)
                 })
             })
             .collect();
@@ -233,6 +330,8 @@ pub fn generate(way: Way, threads: u64, bytes: u64, deadline: Instant) -> Result
         }
         anyhow::Ok((times, started.elapsed().as_secs_f64()))
     })?;
+    let come = listener.status().pages;
+    session.set_background(true);
     wait("complete", &|| session.ended() && listener.status().verified)?;
     let (requests, requested) = listener.requests();
     let status = listener.status();
@@ -241,6 +340,12 @@ pub fn generate(way: Way, threads: u64, bytes: u64, deadline: Instant) -> Result
     let mut figures = Figures::default();
     set_faults(&mut figures, &serde_json::to_value(&status.faults)?);
     figures.set("pages", times.len() as f64);
+    let touched: HashSet<u64> = orders.into_iter().flatten().collect();
+    figures.set("accesses_ms", seconds * 1e3);
+    figures.set("asked_pages", come.demand as f64);
+    figures.set("prefault_pages", come.prefault as f64);
+    let in_vain = (come.demand + come.prefault).saturating_sub(touched.len() as u64);
+    figures.set("in_vain_pages", in_vain as f64);
     figures.set("faults_per_s", status.faults.count as f64 / seconds);
     figures.set("pages_per_request", requested as f64 / requests.max(1) as f64);
     for (name, share) in [("touch_p50_us", 0.5), ("touch_p99_us", 0.99), ("touch_max_us", 1.0)] {
@@ -263,6 +368,24 @@ mod tests {
             assert!(run.figures.get("faults") > Some(0.0), "{way:?}: {:?}", run.figures);
             assert!(run.figures.get("touch_p99_us") >= run.figures.get("touch_p50_us"));
         }
+    }
+
+    #[test]
+    fn a_run_through_memory_is_followed_and_random_touches_bring_nothing_along() {
+        let counts = |accesses, prefault, mib: u64| {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let run = access(accesses, prefault, mib << 20, deadline).unwrap();
+            ["asked_pages", "prefault_pages", "in_vain_pages"].map(|name| run.figures.get(name))
+        };
+        let [(_, none), (_, forward), (_, adaptive)] = PREFAULTS;
+        assert_eq!(counts(Accesses::Sequential, none, 4), [Some(512.0), Some(0.0), Some(0.0)]);
+        let [asked, ..] = counts(Accesses::Sequential, adaptive, 4);
+        assert!(asked < Some(30.0), "{asked:?}");
+        let [asked, along, _] = counts(Accesses::Random, adaptive, 32);
+        assert!(along.unwrap() * 10.0 < asked.unwrap(), "{along:?} of {asked:?}");
+        let [_, _, in_vain] = counts(Accesses::Strided, forward, 4);
+        assert!(in_vain > Some(400.0), "{in_vain:?}");
+        assert!(Accesses::Boot.order(1 << 14).iter().all(|page| *page < 1 << 14));
     }
 
     #[test]

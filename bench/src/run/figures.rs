@@ -110,6 +110,10 @@ pub const FIGURES: &[Figure] = &[
         "of both ends, the running guest's own among it, by pages filled",
     ),
     figure("pages", "pages", "touched by the generator"),
+    figure("accesses_ms", "accesses ms", "until all touches were done"),
+    figure("asked_pages", "pages asked for", "that came because they were asked for"),
+    figure("prefault_pages", "pages along", "that came along with those asked for"),
+    figure("in_vain_pages", "pages in vain", "of these, never touched"),
     figure("faults_per_s", "faults/s", "that arrived in a second"),
     figure("pages_per_request", "pages/request", "faults that went in one message"),
 ];

@@ -7,6 +7,6 @@ mod figures;
 mod moving;
 
 pub use contender::Contender;
-pub use faults::{FaultRun, Way, generate};
+pub use faults::{Accesses, FaultRun, PREFAULTS, Way, access, generate};
 pub use figures::{FIGURES, Figure, Figures};
 pub use moving::{MoveRun, Setup, once};

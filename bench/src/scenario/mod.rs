@@ -8,6 +8,7 @@ pub use placement::{Core, Placement};
 pub use select::{Selection, select};
 pub use table::all;
 
+use crate::run::Accesses;
 use serde::Serialize;
 use umem_memory::PageSize;
 
@@ -286,6 +287,13 @@ pub enum Work {
         /// Memory in MiB, a power of two.
         mib: u64,
     },
+    /// One thread that touches such memory in some order, with each kind of prefault and without.
+    Accesses {
+        /// The order.
+        accesses: Accesses,
+        /// Memory in MiB, a power of two.
+        mib: u64,
+    },
 }
 
 /// A row of the table.
@@ -305,13 +313,20 @@ pub struct Scenario {
     pub work: Work,
 }
 
+/// Columns of a row without a guest.
+fn without_guest(mib: u64, options: String) -> [String; 8] {
+    let dash = || "-".to_owned();
+    let (guest, mode, link) = ("none".into(), "postcopy".into(), "loopback".into());
+    [dash(), guest, mode, mib.to_string(), dash(), dash(), options, link]
+}
+
 impl Scenario {
     /// The move, if it is one.
     #[must_use]
     pub const fn as_move(&self) -> Option<&Move> {
         match &self.work {
             Work::Move(it) => Some(it),
-            Work::Faults { .. } => None,
+            Work::Faults { .. } | Work::Accesses { .. } => None,
         }
     }
 
@@ -329,19 +344,9 @@ impl Scenario {
                 it.words(),
                 it.link.text(),
             ],
-            Work::Faults { threads, mib } => {
-                let dash = || "-".to_owned();
-                let threads = format!("{threads} threads");
-                [
-                    dash(),
-                    "none".into(),
-                    "postcopy".into(),
-                    mib.to_string(),
-                    dash(),
-                    dash(),
-                    threads,
-                    "loopback".into(),
-                ]
+            Work::Faults { threads, mib } => without_guest(*mib, format!("{threads} threads")),
+            Work::Accesses { accesses, mib } => {
+                without_guest(*mib, format!("{} accesses", accesses.word()))
             }
         }
     }
@@ -358,7 +363,7 @@ impl Scenario {
             Work::Move(it) => {
                 (2 * it.fill_mib + 512 * u64::from(it.guest == Guest::Linux) + 256) << 20
             }
-            Work::Faults { mib, .. } => (2 * mib + 64) << 20,
+            Work::Faults { mib, .. } | Work::Accesses { mib, .. } => (2 * mib + 64) << 20,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The table itself.
 
 use super::{Accel, Guest, HostPages, Link, Mode, Move, Options, Peer, Placement, Scenario, Work};
+use crate::run::Accesses;
 
 /// Limit of one run where nothing else is said, in seconds.
 const LIMIT_S: u64 = 600;
@@ -170,6 +171,11 @@ fn parallel_rows() -> Vec<Scenario> {
         quick: threads == 1 || threads == 4,
         limit_s: 60,
         work: Work::Faults { threads, mib: 64 },
+    }));
+    rows.extend(Accesses::ALL.map(|accesses| Scenario {
+        limit_s: 60,
+        work: Work::Accesses { accesses, mib: 64 },
+        ..row(format!("prefault-{}", accesses.word()), "prefault", own_guest(0, 0))
     }));
     rows
 }
