@@ -253,6 +253,9 @@ fn too_fast(lab: &Lab, seed: u32) -> (Vm, Vm, String) {
     let mut source = lab.vm("a", "-m 32M").bare(&arguments).start();
     ready(&source);
     accept(&mut source, "migrate_set_parameter max-bandwidth 24M");
+    // Packed, its pages would fit.
+    accept(&mut source, "migrate_set_parameter multifd-compression none");
+    accept(&mut source, "migrate_set_parameter xor-delta off");
     accept(&mut source, "migrate_set_parameter downtime-limit 10");
     let uri = destination.address();
     (source, destination, uri)

@@ -37,6 +37,9 @@ pub struct Wanted {
     pub first: bool,
 }
 
+/// Most pages of a request that are taken for faults of their own.
+const MOST_FAULTS: usize = 64;
+
 /// Chunks of the background behind a run, each time that it is followed.
 const RUN_CHUNKS: u64 = 8;
 
@@ -203,7 +206,7 @@ impl SendPlan {
         let wanted = |page, cause| Wanted { page, cause, first: self.claim(page) };
         let pages = requested.iter().map(|page| PageIndex(*page));
         let mut order: Vec<_> = pages.map(|page| wanted(page, Cause::Demand)).collect();
-        for neighbour in self.neighbours(requested).chain(self.runs(requested)) {
+        for neighbour in self.neighbours(requested).chain(self.runs(&order)) {
             let neighbour = wanted(neighbour, Cause::Prefault);
             if neighbour.first {
                 order.push(neighbour);
@@ -279,15 +282,18 @@ impl SendPlan {
         behind.chain(before)
     }
 
-    /// Where the runs go on to which requested pages belong; the background is told of the last.
-    fn runs(&self, requested: &[u64]) -> Vec<PageIndex> {
-        if !self.prefault.adaptive {
+    /// Where the runs go on to which demanded pages belong; the background is told of the last. Those that
+    /// were sent before are on their way, and those of a huge page are no run of the guest's.
+    fn runs(&self, demanded: &[Wanted]) -> Vec<PageIndex> {
+        if !self.prefault.adaptive || demanded.len() > MOST_FAULTS {
             return Vec::new();
         }
+        let sent = |page| page < self.total() && self.sent.test(PageIndex(page));
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let mut pages = Vec::new();
-        for &page in requested {
-            let Some(Ahead { stride, count }) = streams.fault(page) else { continue };
+        for Wanted { page: PageIndex(page), .. } in demanded.iter().filter(|wanted| wanted.first) {
+            let page = *page;
+            let Some(Ahead { stride, count }) = streams.fault(page, &sent) else { continue };
             let block = self.layout.index_of(PageIndex(page));
             let on = |step: i64| page.checked_add_signed(stride.checked_mul(step)?).map(PageIndex);
             let run = (1..).map_while(on).take_while(|next| self.layout.index_of(*next) == block);

@@ -6,10 +6,10 @@
 //!
 //! | a fault | what goes along |
 //! |---|---|
-//! | goes on where a stream does, or a little beyond (others have sent what lies between) | the next pages of the stream; its window doubles, from [`FIRST_WINDOW`] to [`LONGEST_WINDOW`] |
+//! | goes on where a stream does, or beyond what others have sent of it meanwhile | the next pages of the stream; its window doubles, from [`FIRST_WINDOW`] to [`LONGEST_WINDOW`] |
 //! | lies one page beside the last one of a stream without a window | the same: a run begins |
 //! | lies up to [`LONGEST_STRIDE`] pages beside it | nothing yet: the next at the same distance begins a run |
-//! | else | nothing: it begins a stream, in place of the one that was not used for longest |
+//! | else | nothing: it begins a stream, in place of the one without a window that was not used for longest, or of any if few have none |
 //!
 //! So a guest that touches memory at random gets what it asks for and no page more. The table is small, and
 //! a fault costs one look at each of its entries.
@@ -22,8 +22,10 @@ const FIRST_WINDOW: u64 = 4;
 const LONGEST_WINDOW: u64 = 64;
 /// Longest distance between two accesses of a run, pages.
 const LONGEST_STRIDE: u64 = 64;
-/// How many pages of a run, beyond its window, others may have sent.
-const SLACK: u64 = 2 * LONGEST_WINDOW;
+/// How many pages of a run, beyond its window, others may have sent: more than the background goes ahead.
+const LONGEST_GAP: u64 = 1024;
+/// Streams without a window that there are at least, so that faults that follow nothing push no run out.
+const LEAST_NEW: usize = 4;
 
 /// A place in memory where a guest goes on.
 #[derive(Debug, Clone, Copy, Default)]
@@ -63,14 +65,21 @@ impl Stream {
         on_its_way.then(|| distance / stride).and_then(|steps| u64::try_from(steps).ok())
     }
 
-    /// Whether a fault goes on where this run does.
-    fn goes_on(&self, page: u64) -> bool {
-        let within = |steps: u64| steps > self.window && steps <= self.window + 1 + SLACK;
-        match self.window {
-            // One distance was seen, once.
-            0 => self.steps(page) == Some(1),
-            _ => self.steps(page).is_some_and(within),
+    /// Whether a fault goes on where this run does: all pages of it before this one were sent.
+    fn goes_on(&self, page: u64, sent: &dyn Fn(u64) -> bool) -> bool {
+        let Some(steps) = self.steps(page).and_then(|steps| steps.checked_sub(1)) else {
+            return false;
+        };
+        let Some(gap) = steps.checked_sub(self.window) else { return false };
+        // One distance was seen, once.
+        if self.window == 0 {
+            return gap == 0;
         }
+        let mut between = (1..=gap).filter_map(|back| {
+            let back = self.stride.checked_mul(i64::try_from(back).ok()?)?;
+            page.checked_add_signed(-back)
+        });
+        gap <= LONGEST_GAP && between.all(sent)
     }
 
     /// The distance of a page that may be the second of a run.
@@ -83,11 +92,12 @@ impl Stream {
 }
 
 impl Streams {
-    /// Takes a fault; what goes along with it.
-    pub(crate) fn fault(&mut self, page: u64) -> Option<Ahead> {
+    /// Takes a fault at a page that was not sent before; what goes along with it. `sent` tells whether another
+    /// page was.
+    pub(crate) fn fault(&mut self, page: u64, sent: &dyn Fn(u64) -> bool) -> Option<Ahead> {
         self.faults += 1;
         let used = self.faults;
-        if let Some(stream) = self.streams.iter_mut().find(|stream| stream.goes_on(page)) {
+        if let Some(stream) = self.streams.iter_mut().find(|stream| stream.goes_on(page, sent)) {
             let window = (stream.window * 2).clamp(FIRST_WINDOW, LONGEST_WINDOW);
             *stream = Stream { last: page, window, used, ..*stream };
             return Some(Ahead { stride: stream.stride, count: window });
@@ -99,7 +109,9 @@ impl Streams {
             *stream = Stream { last: page, stride, window, used };
             return (window > 0).then_some(Ahead { stride, count: window });
         }
-        if let Some(oldest) = self.streams.iter_mut().min_by_key(|stream| stream.used) {
+        let new = self.streams.iter().filter(|stream| stream.window == 0).count();
+        let may_go = |stream: &&mut Stream| stream.window == 0 || new < LEAST_NEW;
+        if let Some(oldest) = self.streams.iter_mut().filter(may_go).min_by_key(|s| s.used) {
             *oldest = Stream { last: page, used, ..Stream::default() };
         }
         None
@@ -129,7 +141,9 @@ mod tests {
                 continue;
             }
             faults += 1;
-            let Some(Ahead { stride, count }) = streams.fault(page) else { continue };
+            let known = here.clone();
+            let sent = |other: u64| known.contains(&other);
+            let Some(Ahead { stride, count }) = streams.fault(page, &sent) else { continue };
             for step in 1..=count as i64 {
                 if let Some(next) = page.checked_add_signed(stride * step) {
                     ahead += usize::from(here.insert(next));
@@ -151,7 +165,7 @@ mod tests {
 
     #[test]
     fn runs_are_followed_up_down_and_in_strides() {
-        for (stride, faults) in [(1_i64, 68), (-1, 68), (3, 69), (-17, 69), (64, 69)] {
+        for (stride, faults) in [(1_i64, 68), (-1, 68), (3, 68), (-17, 68), (64, 68)] {
             let start = 1 << 30_u64;
             let touches = (0..4096).map(|step: i64| start + (stride * step));
             let cost = cost(touches.map(|page| page as u64));
@@ -206,15 +220,29 @@ mod tests {
     #[test]
     fn a_run_goes_on_beyond_what_others_have_sent() {
         let mut streams = Streams::default();
-        assert_eq!(streams.fault(100), None);
-        assert_eq!(streams.fault(101), Some(Ahead { stride: 1, count: 4 }));
-        // The background has brought 106 to 150.
-        assert_eq!(streams.fault(151), Some(Ahead { stride: 1, count: 8 }));
-        // Asked for again, though it is on its way: no part of a run, and no step back.
-        assert_eq!(streams.fault(155), None);
-        assert_eq!(streams.fault(160), Some(Ahead { stride: 1, count: 16 }));
+        // The background has brought these.
+        let sent = |page: u64| (106..700).contains(&page);
+        assert_eq!(streams.fault(100, &sent), None);
+        assert_eq!(streams.fault(101, &sent), Some(Ahead { stride: 1, count: 4 }));
+        assert_eq!(streams.fault(700, &sent), Some(Ahead { stride: 1, count: 8 }));
+        // A page is left out that nobody has sent: no run, however near.
+        assert_eq!(streams.fault(710, &sent), None);
+        assert_eq!(streams.fault(709, &sent), Some(Ahead { stride: 1, count: 16 }));
         for page in [0, u64::MAX, u64::MAX - 1, 1, 0] {
-            streams.fault(page);
+            streams.fault(page, &|_| true);
         }
+    }
+
+    #[test]
+    fn faults_that_follow_nothing_push_no_run_out() {
+        let mut numbers = random(3);
+        let touches = (0..2048).flat_map(|step| {
+            let mut any = || (1 << 40) + (numbers.next().unwrap() << 10);
+            [step, any(), any(), any()]
+        });
+        let touches: Vec<u64> = touches.collect();
+        let pages = touches.len();
+        let cost = cost(touches);
+        assert!(cost.faults < pages - 1900, "{cost:?}");
     }
 }

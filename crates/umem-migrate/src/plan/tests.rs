@@ -92,14 +92,15 @@ fn a_run_brings_its_next_pages_and_has_the_background_go_on_there() {
 
 #[test]
 fn a_run_ends_where_its_block_does_and_leads_the_background_down_too() {
-    let plan = SendPlan::new(layout(&[100, 100]), Prefault::ADAPTIVE);
+    let plan = SendPlan::new(layout(&[100, 300]), Prefault::ADAPTIVE);
     assert_eq!(numbers(&plan.demand(&[98, 99]).unwrap()), [98, 99], "nothing of the next block");
-    assert_eq!(numbers(&plan.demand(&[150, 149]).unwrap()), [150, 149, 148, 147, 146, 145]);
-    let next = || plan.next_background(20).map(|range| (range.start.0, range.count));
-    assert_eq!(next(), Some((125, 20)));
-    assert_eq!(next(), Some((105, 20)));
+    assert_eq!(numbers(&plan.demand(&[350, 349]).unwrap()), [350, 349, 348, 347, 346, 345]);
+    let next = || plan.next_background(40).map(|range| (range.start.0, range.count));
+    for start in [305, 265, 225, 185, 145, 105] {
+        assert_eq!(next(), Some((start, 40)));
+    }
     assert_eq!(next(), Some((100, 5)));
-    assert_eq!(next(), Some((0, 20)), "as ever");
+    assert_eq!(next(), Some((0, 40)), "as ever");
     assert_eq!(numbers(&plan.demand(&[3]).unwrap()), [3], "sent before, and no run");
 }
 
