@@ -5,15 +5,33 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Where the proxy breaks everything: after that many bytes from the source, on all connections.
+/// Where the proxy breaks everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
     /// Never.
     Never,
-    /// After so many bytes towards the destination.
+    /// After so many bytes towards the destination, of all connections.
     ToDestination(u64),
-    /// After so many bytes towards the source.
+    /// After so many bytes towards the source, of all connections.
     ToSource(u64),
+    /// After so many bytes towards the destination, of the connection that came first: control's.
+    ControlToDestination(u64),
+    /// After so many bytes towards the source, of the connection that came first.
+    ControlToSource(u64),
+}
+
+impl Cut {
+    /// What a direction of a connection may carry in all, and whether the others' bytes count too.
+    fn limit(self, number: usize, forth: bool) -> Option<(u64, bool)> {
+        match (self, forth, number) {
+            (Self::ToDestination(limit), true, _) | (Self::ToSource(limit), false, _) => {
+                Some((limit, true))
+            }
+            (Self::ControlToDestination(limit), true, 0)
+            | (Self::ControlToSource(limit), false, 0) => Some((limit, false)),
+            _ => None,
+        }
+    }
 }
 
 /// What one connection carried.
@@ -56,7 +74,7 @@ struct Shared {
     records: Mutex<Vec<Recorded>>,
     sockets: Mutex<Vec<TcpStream>>,
     cut: Mutex<Cut>,
-    /// Bytes of each direction.
+    /// Bytes of each direction, of all connections.
     forth: AtomicU64,
     back: AtomicU64,
     broken: AtomicBool,
@@ -171,6 +189,7 @@ impl Shared {
 
     fn pump(&self, mut from: TcpStream, mut to: TcpStream, number: usize, forth: bool) {
         let mut buffer = vec![0; 64 << 10];
+        let mut carried = 0;
         loop {
             let count = from.read(&mut buffer).unwrap_or(0);
             if count == 0 {
@@ -179,7 +198,8 @@ impl Shared {
                 return;
             }
             let bytes = &buffer[..count];
-            let allowed = self.count(bytes, number, forth);
+            let allowed = self.count(bytes, number, carried, forth);
+            carried += allowed as u64;
             let passed = bytes.get(..allowed).unwrap_or_default();
             if to.write_all(passed).is_err() {
                 let _ = from.shutdown(Shutdown::Both);
@@ -191,16 +211,17 @@ impl Shared {
         }
     }
 
-    /// Counts bytes; how many of them go before the cut.
-    fn count(&self, bytes: &[u8], number: usize, forth: bool) -> usize {
+    /// Counts bytes of a connection that has carried some; how many of them go before the cut.
+    fn count(&self, bytes: &[u8], number: usize, carried: u64, forth: bool) -> usize {
         let mut records = lock(&self.records);
         let counter = if forth { &self.forth } else { &self.back };
         let before = counter.load(Ordering::SeqCst);
-        let limit = match (*lock(&self.cut), forth) {
-            (Cut::ToDestination(limit), true) | (Cut::ToSource(limit), false) => limit,
-            _ => u64::MAX,
+        let left = match lock(&self.cut).limit(number, forth) {
+            Some((limit, true)) => limit.saturating_sub(before),
+            Some((limit, false)) => limit.saturating_sub(carried),
+            None => u64::MAX,
         };
-        let allowed = limit.saturating_sub(before).min(bytes.len() as u64);
+        let allowed = left.min(bytes.len() as u64);
         let total = counter.fetch_add(allowed, Ordering::SeqCst) + allowed;
         let allowed = usize::try_from(allowed).unwrap_or(0);
         if let Some(record) = records.get_mut(number) {

@@ -74,9 +74,9 @@ fn cut(lab: &Lab, source: &mut Vm, destination: &mut Vm, proxy: &Proxy, cut: Cut
     stayed
 }
 
-/// Where HANDOVER begins on the control connection, and the total of all connections' bytes to the
-/// destination when it had passed whole.
-fn handover(records: &[Recorded]) -> (usize, u64) {
+/// Where HANDOVER begins and ends on the control connection, and the total of all connections' bytes
+/// to the destination when it had passed whole.
+fn handover(records: &[Recorded]) -> (usize, usize, u64) {
     let control =
         records.iter().find(|record| record.role() == Some(Role::Control)).expect("control");
     let mut place = 56;
@@ -86,7 +86,7 @@ fn handover(records: &[Recorded]) -> (usize, u64) {
         let end = place + 8 + length;
         if head[0] == 4 {
             let passed = control.order.iter().find(|(_, bytes)| *bytes >= end).expect("its bytes");
-            return (place, passed.0);
+            return (place, end, passed.0);
         }
         place = end;
     }
@@ -100,7 +100,7 @@ fn no_page_goes_before_the_handover_but_those_that_the_guest_needs_first() {
     accept(&mut source, &format!("migrate -p {}", proxy.uri()));
     complete(&mut source, &mut destination);
     let records = proxy.records();
-    let (place, total) = handover(&records);
+    let (place, _, total) = handover(&records);
     assert!(place < 32 << 10, "{place} bytes on the control connection before the handover");
     for wanted in [Role::Demand, Role::Bulk] {
         let mut lanes = records.iter().filter(|record| record.role() == Some(wanted)).peekable();
@@ -145,13 +145,16 @@ fn a_link_that_breaks_in_the_handover_leaves_exactly_one_guest() {
     let proxy = Proxy::start(&uri, Cut::Never, true);
     accept(&mut source, &format!("migrate -p -n {}", proxy.uri()));
     source.wait_phase(&["postcopy-active"]);
-    let (_, end) = handover(&proxy.records());
-    let replies = proxy.bytes().1;
+    let records = proxy.records();
+    let (_, end, _) = handover(&records);
+    assert_eq!(records[0].role(), Some(Role::Control));
+    let (end, replies) = (end as u64, records[0].to_source);
+    lab.note(format!("the handover ends after {end} bytes, {replies} came back"));
     drop((source, destination));
 
     // The saved state's length varies by some bytes from run to run: the places are tried around it.
-    let forth = (0..16).map(|step| Cut::ToDestination(end - 32 + 3 * step));
-    let back = (0..8).map(|step| Cut::ToSource(replies.min(240) - 56 + 8 * step));
+    let forth = (0..20).map(|step| Cut::ControlToDestination(end - 40 + 4 * step));
+    let back = (0..8).map(|step| Cut::ControlToSource((replies + 8 * step).saturating_sub(56)));
     let (mut left, mut stayed) = (0, 0);
     (source, destination, _) = pair(&lab, 53, "");
     let mut proxy = Proxy::start(&destination.address(), Cut::Never, false);

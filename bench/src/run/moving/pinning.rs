@@ -29,6 +29,10 @@ impl Pinning {
         if wanted.is_empty() {
             return Ok(None);
         }
+        Self::look_for(process, wanted).map(Some)
+    }
+
+    fn look_for(process: u32, wanted: &'static [(&'static str, Core)]) -> Result<Self> {
         let cores = cores::pair()?;
         let over = Arc::new(AtomicBool::new(false));
         let ended = over.clone();
@@ -46,7 +50,7 @@ impl Pinning {
         };
         let thread =
             thread::Builder::new().name("pinning".into()).spawn(body).context("no thread")?;
-        Ok(Some(Self { over, thread: Some(thread) }))
+        Ok(Self { over, thread: Some(thread) })
     }
 
     /// Ends the search; what was not found or could not be pinned.
@@ -141,12 +145,18 @@ mod tests {
     #[test]
     fn threads_are_found_before_and_after_and_one_that_never_comes_is_told() {
         let Ok([first, second]) = cores::pair() else { return };
-        let (_vcpu, vcpu) = named("vcpu-0");
-        let (_other, other) = named("monitor");
-        let pinning =
-            Pinning::start(std::process::id(), Placement::DemandWithVcpu).unwrap().unwrap();
-        let (_reader, reader) = named("fault-reader");
-        let (_bulk, bulk) = named("bulk-in");
+        // Names that no other test of this process gives its threads.
+        const WANTED: &[(&str, Core)] = &[
+            ("pin-vcpu-", Core::First),
+            ("pin-reader", Core::First),
+            ("pin-bulk", Core::Second),
+            ("pin-demand", Core::First),
+        ];
+        let (_vcpu, vcpu) = named("pin-vcpu-0");
+        let (_other, other) = named("pin-not");
+        let pinning = Pinning::look_for(std::process::id(), WANTED).unwrap();
+        let (_reader, reader) = named("pin-reader");
+        let (_bulk, bulk) = named("pin-bulk");
         let until = Instant::now() + Duration::from_secs(20);
         while [vcpu, reader, bulk].map(runs_on) != [vec![first], vec![first], vec![second]] {
             assert!(Instant::now() < until, "{:?}", [vcpu, reader, bulk].map(runs_on));
@@ -154,7 +164,7 @@ mod tests {
         }
         assert!(runs_on(other).len() > 1, "nobody asked for that one");
         let missing = pinning.end();
-        assert!(missing.len() == 1 && missing[0].contains("'demand-in'"), "{missing:?}");
+        assert!(missing.len() == 1 && missing[0].contains("'pin-demand'"), "{missing:?}");
     }
 
     #[test]
