@@ -95,7 +95,6 @@ pub fn measure(runs: u32, amount: Amount, kvm: bool) -> Result<Value> {
     for run in 1..=runs {
         eprintln!("bench: limits, run {run} of {runs}");
         interrupt::check()?;
-        warm::memory(amount.copy as u64)?;
         let mut row = json!({
             "tcp_mib_s": mib_per_second(amount.tcp, tcp::send(amount.tcp, |_, _| Ok(()))?),
         });
@@ -105,11 +104,13 @@ pub fn measure(runs: u32, amount: Amount, kvm: bool) -> Result<Value> {
             row[format!("round_trip{place}_p99_us")] = most;
         }
         for (name, size) in ["copy_4k_mib_s", "copy_64k_mib_s"].into_iter().zip(COPY_SIZES) {
+            warm::memory(amount.copy as u64)?;
             match copy(amount.copy, size) {
                 Ok(rate) => row[name] = json!(rate),
                 Err(error) => eprintln!("bench: {error:#}; left out"),
             }
         }
+        warm::memory(2 * amount.copy as u64)?;
         match drain(amount.copy as u64) {
             Ok(time) => row["drain_mib_s"] = json!(mib_per_second(amount.copy, time)),
             Err(error) => eprintln!("bench: {error:#}; left out"),

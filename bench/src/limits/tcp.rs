@@ -15,6 +15,8 @@ pub(super) const PIECE: usize = 256 << 10;
 const SILENT: Duration = Duration::from_secs(20);
 
 /// Sends so many bytes, whole pieces; each is given to `take`, with its offset, as it has come. How long it took.
+/// The bytes lie in memory one behind the other, as a guest's do: a piece that is sent again and again would come from
+/// the cache.
 pub(super) fn send(
     bytes: usize,
     mut take: impl FnMut(usize, &[u8]) -> Result<()>,
@@ -24,12 +26,12 @@ pub(super) fn send(
     let (mut receiver, _) = listener.accept()?;
     sender.set_write_timeout(Some(SILENT))?;
     receiver.set_read_timeout(Some(SILENT))?;
-    let data = vec![0x5a; PIECE];
+    let data = vec![0x5a; bytes];
     let mut buffer = vec![0; PIECE];
     let start = Instant::now();
     let sending = thread::Builder::new().name("raw-out".into()).spawn(move || {
-        for _ in 0..bytes / PIECE {
-            sender.write_all(&data)?;
+        for piece in data.chunks_exact(PIECE) {
+            sender.write_all(piece)?;
         }
         std::io::Result::Ok(())
     })?;

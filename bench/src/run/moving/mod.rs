@@ -11,7 +11,8 @@ use crate::network::{DelayProxy, Shaped};
 use crate::programs::Programs;
 use crate::scenario::{HostPages, Link, Move, Scenario};
 use crate::vm::{Machine, huge};
-use crate::{host, interrupt, warm};
+use crate::warm::{self, Warm};
+use crate::{host, interrupt};
 use anyhow::{Context as _, Result, anyhow, bail};
 use crossbeam_channel::unbounded;
 use pinning::Pinning;
@@ -19,6 +20,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 use umem_memory::HugePages;
 
@@ -322,10 +324,12 @@ impl<'a> Run<'a> {
 
     fn run(mut self, setup: &Setup, folder: &Path) -> Result<MoveRun> {
         self.until_said("fill its memory", None, |line| matches!(line, GuestLine::Ready { .. }))?;
-        let warmed_bytes = warm::memory((self.it.fill_mib + 256) * BYTES_PER_MIB)?;
+        let warm = warm::hold((self.it.fill_mib + 256) * BYTES_PER_MIB)?;
+        let warmed_bytes = warm.bytes();
         self.contender.prepare(self.it, [&mut self.source.qmp, &mut self.destination.qmp])?;
         let uri = self.listen()?;
-        self.listen_for(BEFORE + Duration::from_millis(300))?;
+        self.listen_for(BEFORE)?;
+        self.let_go(warm)?;
         let processes = [self.source.process.id(), self.destination.process.id()];
         let counting = Counting::start(&processes, folder, setup.perf)?;
         self.source.port.send(b'm')?;
@@ -375,6 +379,16 @@ impl<'a> Run<'a> {
             own: ends.map(|end| end.answer),
             figures,
         })
+    }
+
+    /// Frees memory, which takes a while, and goes on listening.
+    fn let_go(&mut self, warm: Warm) -> Result<()> {
+        let freeing =
+            thread::Builder::new().name("free".into()).spawn(|| drop(warm)).context("no thread")?;
+        while !freeing.is_finished() {
+            self.listen_for(LOOK)?;
+        }
+        Ok(())
     }
 
     /// Has the guest check its memory. What nobody asked for until now comes meanwhile.

@@ -71,7 +71,7 @@ impl Run<'_> {
             return;
         };
         let bytes = self.it.fill_mib * BYTES_PER_MIB;
-        match warm::memory(bytes).and_then(|_| limits::drain(bytes)) {
+        match warm::memory(2 * bytes).and_then(|_| limits::drain(bytes)) {
             Ok(raw) => {
                 figures.set("raw_ms", ms(raw));
                 figures.set("drain_by_raw", drain / ms(raw));

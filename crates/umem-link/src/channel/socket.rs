@@ -17,6 +17,8 @@ struct Shared {
     socket: Socket,
     peer: String,
     tcp: bool,
+    /// Whether a network lies between the ends, as far as this host can tell.
+    network: bool,
     can_reconnect: bool,
     sent: AtomicU64,
     received: AtomicU64,
@@ -26,10 +28,12 @@ struct Shared {
 #[must_use]
 pub fn from_socket(socket: Socket, peer: String, can_reconnect: bool) -> Channel {
     let tcp = matches!(socket.domain(), Ok(Domain::IPV4 | Domain::IPV6));
+    let network = tcp && !stays_in_host(&socket);
     let shared = Arc::new(Shared {
         socket,
         peer,
         tcp,
+        network,
         can_reconnect,
         sent: AtomicU64::new(0),
         received: AtomicU64::new(0),
@@ -39,6 +43,13 @@ pub fn from_socket(socket: Socket, peer: String, can_reconnect: bool) -> Channel
         writer: Box::new(SocketWriter(Arc::clone(&shared))),
         control: shared,
     }
+}
+
+/// Whether both ends of a TCP connection have the same address. Then round trips are those of the host's threads,
+/// or of whatever passes the bytes on from here.
+fn stays_in_host(socket: &Socket) -> bool {
+    let ends = [socket.local_addr(), socket.peer_addr()].map(|end| end.ok()?.as_socket());
+    matches!(ends, [Some(ours), Some(theirs)] if ours.ip() == theirs.ip() || theirs.ip().is_loopback())
 }
 
 impl ChannelControl for Shared {
@@ -64,7 +75,7 @@ impl ChannelControl for Shared {
     }
 
     fn path(&self) -> Option<PathFacts> {
-        self.tcp.then(|| tcp_info::path(&self.socket))?
+        self.network.then(|| tcp_info::path(&self.socket))?
     }
 
     fn limit_under_way(&self, bytes: u64) {
@@ -122,5 +133,23 @@ impl Write for SocketWriter {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn a_host_s_connection_with_itself_has_no_network_to_spare() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = Socket::from(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        let mut channel = from_socket(client, "itself".to_owned(), false);
+        channel.writer.write_all(&[1; 1000]).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        server.read_exact(&mut [0; 1000]).unwrap();
+        assert_eq!(channel.control.path(), None);
+        assert_eq!(channel.control.counts().sent, 1000);
     }
 }
