@@ -354,8 +354,7 @@ impl Hardware {
         while !self.serial.save().output.is_empty() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
-        // Waits for the piece that is being written.
-        let _ = self.serial.quiesce(deadline);
+        self.serial.finish(deadline);
     }
 
     /// Stops the guest's clock; whether it went until now.

@@ -11,10 +11,12 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Most bytes given to the host in one call.
 const CHUNK: usize = 1024;
+/// What a guest that stands still may have to wait for its terminal. One that is read takes microseconds.
+const PATIENCE: Duration = Duration::from_millis(2);
 
 #[derive(Debug, Default)]
 struct Queue {
@@ -85,10 +87,15 @@ impl OutputPort {
         taken.len()
     }
 
-    /// Writes nothing more until [`OutputPort::unpark`]. Waits until `deadline` for what the thread
-    /// is writing; returns whether that was done in time. If not it belongs to this host's writer
-    /// all the same.
+    /// Writes nothing more until [`OutputPort::unpark`]. Waits until `deadline`, but 2 ms at most, for
+    /// what the thread is writing; returns whether that was done in time. If not it belongs to this
+    /// host's writer all the same.
     pub fn park(&self, deadline: Instant) -> bool {
+        self.finish(deadline.min(Instant::now() + PATIENCE))
+    }
+
+    /// As [`OutputPort::park`], and waits until `deadline`: for a guest that does not go on.
+    pub fn finish(&self, deadline: Instant) -> bool {
         let mut queue = self.shared.queue();
         queue.parked = true;
         while queue.writing {

@@ -110,7 +110,8 @@ fn parking_does_not_wait_for_ever_and_what_was_taken_stays_here() {
     let port = port(&terminal, 64);
     let blocked = terminal.blocked();
     push_and_await_writing(&port, b"taken ");
-    assert!(!port.park(Instant::now() + Duration::from_millis(5)));
+    assert!(!port.finish(Instant::now() + Duration::from_millis(5)));
+    assert!(!port.park(Instant::now() + Duration::from_secs(1 << 20)), "a guest stands still");
     port.push(b"queued");
     assert_eq!(port.pending(), b"queued");
     drop(blocked);

@@ -105,6 +105,13 @@ impl Uart {
         true
     }
 
+    /// The guest does not go on: waits until `deadline` for what is being written, as for
+    /// [`OutputPort::finish`].
+    pub fn finish(&self, deadline: Instant) {
+        self.state().quiescent = true;
+        self.output.finish(deadline);
+    }
+
     /// Prints beside the guest's driver, for a firmware console: as many bytes as there is room for;
     /// how many.
     pub fn print(&self, bytes: &[u8]) -> usize {
