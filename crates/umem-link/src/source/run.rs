@@ -377,7 +377,9 @@ impl Runner<'_> {
     }
 
     fn stop_guest(&mut self) {
-        let stopped = self.shared.vm.stop().and_then(|guest| {
+        // Threads take their time to start: not while the guest stands still.
+        let stopped = self.start_workers().and_then(|()| self.shared.vm.stop());
+        let stopped = stopped.and_then(|guest| {
             self.stopped = true;
             self.engine.note_stop(self.shared.meter.at(guest.stopped_at));
             for (name, length) in &guest.parts {
@@ -385,8 +387,8 @@ impl Runner<'_> {
             }
             self.stop_ended = Some(Instant::now());
             self.ram = Some(guest.ram);
-            self.start_workers()?;
             if self.live.is_none() {
+                // Before the state: a guest whose first pages come after it stands still for longer.
                 self.start_demand(guest.working_set)?;
             }
             Ok(guest.package)
