@@ -21,6 +21,7 @@
 //! were one lost all the same, the rest is short. Whoever reads leaves no whole frame behind in the buffer,
 //! where `poll` would not see it.
 
+use super::spin::Spin;
 use super::{FrameReader, LaneError, LaneState, PageReceiver, RequestLane};
 use crate::channel::ChannelControl;
 use crate::wake::timespec;
@@ -70,6 +71,8 @@ pub(crate) struct DemandLane {
     alarms: AtomicU64,
     resting: AtomicBool,
     own_thread: OnceLock<Thread>,
+    /// Of threads that read for themselves.
+    spin: Spin,
 }
 
 impl DemandLane {
@@ -92,6 +95,7 @@ impl DemandLane {
             alarms: AtomicU64::new(0),
             resting: AtomicBool::new(false),
             own_thread: OnceLock::new(),
+            spin: Spin::new(),
         }
     }
 
@@ -228,7 +232,9 @@ impl DemandLane {
             if started.elapsed() > PATIENCE {
                 return false;
             }
-            let read = match wait_readable(socket, Some(SLICE)) {
+            let background = self.receiver.arrivals.background.load(Ordering::Relaxed);
+            let looked = self.spin.look(socket, background);
+            let read = match looked.and_then(|()| wait_readable(socket, Some(SLICE))) {
                 Ok(false) => continue,
                 Ok(true) => reading.frames.read_on(),
                 Err(error) => Err(error.into()),
@@ -282,7 +288,7 @@ impl PageRequester for DemandLane {
 }
 
 /// Waits, at most so long, until a socket has something to read or has ended; whether it has.
-fn wait_readable(socket: BorrowedFd<'_>, within: Option<Duration>) -> io::Result<bool> {
+pub(super) fn wait_readable(socket: BorrowedFd<'_>, within: Option<Duration>) -> io::Result<bool> {
     let within = within.map(timespec);
     loop {
         let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::IN)];

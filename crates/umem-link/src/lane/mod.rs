@@ -8,6 +8,7 @@ mod pack;
 mod receive;
 mod request;
 mod send;
+mod spin;
 mod store;
 
 pub(crate) use credit::{CreditGiver, CreditWindow};

@@ -1,7 +1,9 @@
 //! The source's lanes: pages out of frozen memory, straight into the connection.
 
+use super::spin::Spin;
 use super::{BulkFlow, BulkPacker, ChunkPacker, FrameReader, LaneError, Outgoing, PackCounts};
-use std::io::{Read, Write};
+use crate::channel::Channel;
+use std::io::Write;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -90,13 +92,18 @@ impl PageSender {
     /// may go; `false` ends.
     pub(crate) fn serve_demand(
         &self,
-        reader: Box<dyn Read + Send>,
-        mut writer: Box<dyn Write + Send>,
+        lane: Channel,
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<(), LaneError> {
+        let Channel { reader, mut writer, control } = lane;
         let mut frames = FrameReader::new(reader, MAX_CONTROL_BODY);
-        let mut packer = ChunkPacker::default();
+        let (mut packer, spin) = (ChunkPacker::default(), Spin::new());
         loop {
+            if !frames.has_whole()?
+                && let Some(socket) = control.readable()
+            {
+                spin.look(socket, self.departures.background.load(Ordering::Relaxed))?;
+            }
             let frame = frames.next()?;
             let asked = DemandFrame::decode(frame.kind, frame.body)?;
             if !go_on() {

@@ -443,14 +443,14 @@ impl Runner<'_> {
         let shared = self.shared.clone();
         let serve = move || {
             run_promptly();
-            let Channel { reader, mut writer, .. } = demand;
+            let mut demand = demand;
             if shared.gate.is_on()
-                && let Err(error) = sender.send_ahead(&mut *writer, &ahead)
+                && let Err(error) = sender.send_ahead(&mut *demand.writer, &ahead)
             {
                 return ended(Err(error));
             }
             let mut go_on = || shared.gate.pass(0);
-            ended(sender.serve_demand(reader, writer, &mut go_on));
+            ended(sender.serve_demand(demand, &mut go_on));
         };
         self.shared.lanes.spawn("demand-out", serve).map_err(|error| format!("no thread: {error}"))
     }
