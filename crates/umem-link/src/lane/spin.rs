@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn what_was_in_vain_is_tried_seldom_until_it_is_not() {
         let spin = spin();
-        let mut looks = |times: u32, something| {
+        let looks = |times: u32, something| {
             (0..times)
                 .filter(|_| {
                     let pays = spin.pays(0, MS * 100);
