@@ -130,6 +130,31 @@ fn the_destination_has_too_little_memory_free() {
 }
 
 #[test]
+fn a_destination_takes_more_than_is_free_if_it_is_told_to() {
+    let lab = Lab::new();
+    let meminfo = std::fs::read_to_string("/proc/meminfo").expect("Linux");
+    let total = meminfo.split_ascii_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok());
+    let gib = (total.expect("MemTotal comes first") >> 20) + 2;
+    let memory = format!(
+        "-object memory-backend-ram,id=m,size={gib}G,reserve=off -machine memory-backend=m"
+    );
+    let mut source = lab.vm("a", &format!("{memory} -S")).bare("fill=0").start();
+    let mut strict = lab.vm("c", &format!("-m {gib}G -postcopy -incoming tcp:127.0.0.1:0")).start();
+    let uri = strict.address();
+    accept(&mut source, &format!("migrate -p {uri}"));
+    source.wait_phase(&["failed"]);
+    error(&mut source, &["MiB are available", "reserve=off"]);
+    let taking = format!("{memory} -postcopy -incoming tcp:127.0.0.1:0");
+    let mut destination = lab.vm("b", &taking).start();
+    let uri = destination.address();
+    accept(&mut source, &format!("migrate -p {uri}"));
+    assert_eq!(source.wait_phase(&["completed", "failed"])["phase"], "completed");
+    destination.wait_phase(&["completed"]);
+    accept(&mut destination, "cont");
+    assert_eq!(destination.status(), "running");
+}
+
+#[test]
 fn a_stranger_is_told_of_in_the_monitor() {
     let lab = Lab::new();
     let mut destination = lab.vm("b", LISTEN).start();

@@ -11,7 +11,8 @@ const MARGIN: u64 = 64 << 20;
 /// Memory is short.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the guest needs {needed_mib} MiB of memory here, but only {available_mib} MiB are available ({limit})"
+    "the guest needs {needed_mib} MiB of memory here, but only {available_mib} MiB are available ({limit}); if it \
+     uses less than that, start this end with a memory backend of reserve=off"
 )]
 pub(crate) struct ShortOfMemory {
     /// RAM and margin, MiB.

@@ -127,6 +127,9 @@ pub struct VmConfig {
     /// Touch all RAM before the guest boots, so that it has its memory or does not start. Means nothing for
     /// a guest that comes in: its pages bring their memory.
     pub prealloc: bool,
+    /// Take a guest in although less memory is free here than it has RAM: it may use less, or the host swap. A
+    /// destination that runs out of memory after all loses its guest.
+    pub overcommit: bool,
     /// Number of vCPUs.
     pub vcpus: u32,
     /// Kernel: an ELF file, a Linux `Image` (riscv64) or `bzImage` (x86-64). Absent for an incoming migration.
@@ -274,6 +277,7 @@ impl Default for VmConfig {
             memory_bytes: 128 << 20,
             memory_backend: None,
             prealloc: false,
+            overcommit: false,
             vcpus: 1,
             kernel: None,
             initrd: None,

@@ -154,8 +154,13 @@ impl Vm {
         self.admits_processor(&machine.processor)?;
         let ram = self.hardware.pages.ram();
         // Huge pages were set aside when RAM was made.
-        if ram.kind() != MemoryKind::Huge {
-            admission::admit(ram.layout().total_bytes()).map_err(|error| error.to_string())?;
+        if ram.kind() != MemoryKind::Huge
+            && let Err(short) = admission::admit(ram.layout().total_bytes())
+        {
+            if !self.config.overcommit {
+                return Err(short.to_string());
+            }
+            log::warn!("taken all the same (reserve=off): {short}");
         }
         Ok(ram.clone())
     }

@@ -12,6 +12,7 @@ pub(super) struct MemoryObject {
     bytes: Option<u64>,
     backend: Backend,
     prealloc: bool,
+    overcommit: bool,
 }
 
 const KINDS: &str = "memory-backend-ram, memory-backend-memfd or memory-backend-file";
@@ -26,6 +27,7 @@ struct Properties {
     page: Option<PageSize>,
     path: Option<PathBuf>,
     prealloc: bool,
+    overcommit: bool,
 }
 
 /// `2M`, `1G`.
@@ -50,6 +52,7 @@ pub(super) fn object(draft: &mut Draft, text: &str) -> Result<(), String> {
             "size" => given.bytes = Some(values::memory(value)?),
             "share" => given.share = Some(on_off(part, value)?),
             "prealloc" => given.prealloc = on_off(part, value)?,
+            "reserve" => given.overcommit = !on_off(part, value)?,
             "hugetlb" if kind == "memory-backend-memfd" => given.huge = on_off(part, value)?,
             "hugetlbsize" if kind == "memory-backend-memfd" => {
                 given.page = Some(page_size(value)?);
@@ -67,7 +70,7 @@ pub(super) fn object(draft: &mut Draft, text: &str) -> Result<(), String> {
 }
 
 fn made(kind: &str, given: Properties) -> Result<MemoryObject, String> {
-    let Properties { id, bytes, share, huge, page, path, prealloc } = given;
+    let Properties { id, bytes, share, huge, page, path, prealloc, overcommit } = given;
     let id = id.ok_or("id=ID is missing")?;
     let backend = match kind {
         "memory-backend-ram" if share == Some(true) => Backend::Memfd,
@@ -80,7 +83,12 @@ fn made(kind: &str, given: Properties) -> Result<MemoryObject, String> {
         "memory-backend-file" => file(path.ok_or("mem-path=PATH is missing")?, share)?,
         _ => return Err(format!("there is no object '{kind}'; there is {KINDS}")),
     };
-    Ok(MemoryObject { id, bytes, backend, prealloc })
+    if prealloc && overcommit {
+        return Err(
+            "prealloc=on takes all memory at the start, reserve=off what is used".to_owned()
+        );
+    }
+    Ok(MemoryObject { id, bytes, backend, prealloc, overcommit })
 }
 
 /// A folder gives a file without a name, which nobody else can see: shared or not is the same.
@@ -128,5 +136,6 @@ pub(super) fn join(draft: &mut Draft) -> Result<(), String> {
     }
     config.memory_backend = Some(object.backend);
     config.prealloc = object.prealloc;
+    config.overcommit = object.overcommit;
     Ok(())
 }

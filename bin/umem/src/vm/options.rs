@@ -69,7 +69,8 @@ pub(super) static GROUPS: &[(&str, &[OptionRow])] = &[
                 "object",
                 "memory-backend-ram|memory-backend-memfd|memory-backend-file,id=ID[,size=SIZE]",
                 "what RAM can be made of, with -machine memory-backend=ID; more of it: share=on|off,\n\
-                 prealloc=on|off, of memfd: hugetlb=on[,hugetlbsize=2M|1G], of file: mem-path=PATH",
+                 prealloc=on|off, reserve=off (take a guest in for which less memory is free), of memfd:\n\
+                 hugetlb=on[,hugetlbsize=2M|1G], of file: mem-path=PATH",
                 memory::object,
             ),
             one(

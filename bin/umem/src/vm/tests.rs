@@ -141,10 +141,14 @@ fn memory_backends_are_what_qemu_s_users_write() {
             Ok(Asked::Run(got)) => {
                 assert_eq!(got.config.memory_backend, Some(backend), "{options}");
                 assert_eq!(got.config.memory_bytes, 64 << 20);
+                assert!(!got.config.prealloc && !got.config.overcommit);
             }
             other => panic!("{options}: {other:?}"),
         }
     }
+    let ram = "-kernel k -machine virt,memory-backend=m -object memory-backend-ram,id=m";
+    assert!(command(&format!("{ram},reserve=off")).config.overcommit);
+    assert!(!command(&format!("{ram},reserve=on")).config.overcommit);
 }
 
 #[test]
@@ -180,6 +184,10 @@ fn wrong_options_are_refused_in_one_line() {
         ("-kernel k -object memory-backend-ram", "id=ID is missing"),
         ("-kernel k -object rng-random,id=r", "there is memory-backend-ram"),
         ("-kernel k -object memory-backend-ram,id=m,hugetlb=on", "not known of memory-backend-ram"),
+        (
+            "-kernel k -object memory-backend-ram,id=m,prealloc=on,reserve=off",
+            "takes all memory at",
+        ),
         ("-kernel k -object memory-backend-memfd,id=m,hugetlbsize=2M", "only with hugetlb=on"),
         ("-kernel k -object memory-backend-memfd,id=m,hugetlb=on,hugetlbsize=3M", "use 2M or 1G"),
         ("-kernel k -object memory-backend-file,id=m", "mem-path=PATH is missing"),
