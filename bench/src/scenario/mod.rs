@@ -170,7 +170,7 @@ impl Options {
         forward: 0,
         backward: 0,
         bandwidth_mib: 0,
-        connections: 1,
+        connections: umem_link::BULK_LANES,
         compression: "auto",
         kernel_faults: false,
         placement: Placement::Free,
@@ -186,7 +186,10 @@ impl Options {
         word(self.forward > 0, format!("{} forward", self.forward));
         word(self.backward > 0, format!("{} backward", self.backward));
         word(self.bandwidth_mib > 0, format!("{} MiB/s", self.bandwidth_mib));
-        word(self.connections > 1, format!("{} connections", self.connections));
+        word(
+            self.connections != umem_link::BULK_LANES,
+            format!("{} connections", self.connections),
+        );
         word(self.compression != "auto", format!("compression {}", self.compression));
         word(self.kernel_faults, "faults by the kernel".to_owned());
         word(self.placement != Placement::Free, self.placement.word().to_owned());

@@ -115,8 +115,11 @@ impl Lanes {
     }
 }
 
-/// Lets threads that somebody waits for go before the calling one, which moves what nobody waits for.
+/// Lets threads that somebody waits for go before the calling one, which moves what nobody waits for. For
+/// connections beyond the first, whose threads keep their share: where a guest takes all CPUs, the rest of its
+/// memory has to come all the same.
 pub(crate) fn give_way() {
+    /// A ninth of the usual weight.
     const NICE: i32 = 10;
     // Raising the number needs no right; where it fails all the same, only latency suffers.
     if let Err(error) = rustix::process::setpriority_process(None, NICE) {

@@ -24,7 +24,7 @@ pub use snapshot::{
     LoadOptions, SaveOptions, SnapshotDestination, SnapshotLoad, SnapshotSave, SnapshotSource,
     snapshot_path,
 };
-pub use source::{SourceOptions, SourceSession};
+pub use source::{BULK_LANES, SourceOptions, SourceSession};
 pub use status::{
     DowntimeParts, End, FaultLatency, MigrationStatus, PackedStatus, PageCounts, RoundsStatus,
 };

@@ -1,7 +1,7 @@
 //! What a monitor may ask of a VM. The monitor crate knows the VM by this trait alone.
 
 use serde::Serialize;
-use umem_link::MigrationStatus;
+use umem_link::{BULK_LANES, MigrationStatus};
 
 /// What the VM does at this moment, in QEMU's words where it has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -267,7 +267,7 @@ impl Default for MigrationParameters {
             postcopy_background: true,
             postcopy_collapse: true,
             postcopy_switch: PostcopySwitch::Auto,
-            multifd_channels: 1,
+            multifd_channels: BULK_LANES,
             multifd_compression: PageCompression::Auto,
             xor_delta: XorDelta::Auto,
             xbzrle_cache_size: 64 << 20,

@@ -187,7 +187,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PAGES")]
     backward: Option<u64>,
     /// Connections for the background
-    #[arg(long, value_name = "NUMBER", default_value_t = 1,
+    #[arg(long, value_name = "NUMBER", default_value_t = umem_link::BULK_LANES,
           value_parser = clap::value_parser!(u8).range(1..=16))]
     connections: u8,
     /// How pages are packed on their way; auto: as the link and the pages are

@@ -370,7 +370,7 @@ impl Runner<'_> {
             Role::Demand => self.demand(&store, channel),
             _ => {
                 self.bulk += 1;
-                self.bulk(&store, channel)
+                self.bulk(&store, channel, self.bulk == 1)
             }
         };
         self.load();
@@ -432,11 +432,13 @@ impl Runner<'_> {
         })
     }
 
-    fn bulk(&self, store: &Arc<Store>, channel: Channel) -> std::io::Result<()> {
+    fn bulk(&self, store: &Arc<Store>, channel: Channel, first: bool) -> std::io::Result<()> {
         let (receiver, ended) = (self.receiver(store), self.lane_ended("bulk", store));
         let window = u64::from(self.shared.options.credit_bytes);
         self.lanes.spawn("bulk-in", move || {
-            give_way();
+            if !first {
+                give_way();
+            }
             let mut credit = CreditGiver::new(channel.writer, window);
             if let Err(error) = receiver.run(channel.reader, &mut |bytes| credit.give(bytes)) {
                 ended(&error);

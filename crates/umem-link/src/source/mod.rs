@@ -36,6 +36,10 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// Copies of sent pages that are kept where nothing else is said, bytes; as QEMU's `xbzrle-cache-size`.
 const COPIES_BYTES: u64 = 64 << 20;
 
+/// Connections for the background: one with a thread's whole share of the CPU at each end, one that takes what is
+/// left. `docs/decisions/0017` has what it was chosen by.
+pub const BULK_LANES: u8 = 2;
+
 /// How a guest is to be moved.
 #[derive(Debug, Clone, Copy)]
 pub struct SourceOptions {
@@ -45,7 +49,7 @@ pub struct SourceOptions {
     pub prefault: Prefault,
     /// Whether the background sends.
     pub background: bool,
-    /// Connections for the background, at least 1.
+    /// Connections for the background, at least 1; [`BULK_LANES`] where nobody says otherwise.
     pub bulk_lanes: u8,
     /// Bytes a second that the background may send over all of them; 0 is no limit. Demanded pages
     /// and their neighbours are never limited.
@@ -66,7 +70,7 @@ impl Default for SourceOptions {
             strategy: Strategy::POSTCOPY,
             prefault: Prefault::default(),
             background: true,
-            bulk_lanes: 1,
+            bulk_lanes: BULK_LANES,
             bandwidth: 0,
             rounds_bandwidth: 0,
             compression: Compression::Auto,

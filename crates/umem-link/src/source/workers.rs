@@ -38,7 +38,7 @@ struct Worker {
     packer: BulkPacker,
     /// How many there are: they share what the operator allows.
     lanes: u64,
-    /// The one that tells of untouched memory.
+    /// The one that tells of untouched memory, and gives way to nobody.
     first: bool,
     events: Sender<Event>,
     rounds: Option<RoundSender>,
@@ -131,7 +131,9 @@ impl Worker {
     }
 
     fn serve(&mut self, sender: &PageSender) -> Result<(), LaneError> {
-        give_way();
+        if !self.first {
+            give_way();
+        }
         let shared = &self.shared;
         let mut go_on = |sent| shared.background.pass(sent) && shared.gate.pass(0);
         self.packer.packing.limit(shared.background.bandwidth() / self.lanes);

@@ -5,7 +5,7 @@ use crate::vms::{Touch, Who};
 use crate::world::{Source, World, tcp, wait_for};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use umem_link::{DestinationOptions, Operator, SourceOptions};
+use umem_link::{BULK_LANES, DestinationOptions, Operator, SourceOptions};
 use umem_memory::PageIndex;
 
 const PAGES: u64 = 96;
@@ -86,7 +86,9 @@ fn a_link_cut_on_the_way_back_leaves_one_owner() {
 #[test]
 fn a_link_cut_while_the_guest_is_being_started_is_settled_by_asking() {
     let world = world(Duration::from_millis(100));
-    let rules = Rules { cut_back: Some(3 * 24 + 12 + 8 + 8), deaf: true, ..Rules::default() };
+    // Replies to the connections of control, demand and bulk; READY, PAGE-SERVICE-READY and PREPARED.
+    let cut = (2 + u64::from(BULK_LANES)) * 24 + 12 + 8 + 8;
+    let rules = Rules { cut_back: Some(cut), deaf: true, ..Rules::default() };
     let proxy = Proxy::start(world.port(), rules);
     let source = Source::start(proxy.endpoint(), world.source_vm(), SourceOptions::default());
     wait_for("a question", || proxy.inquiries() > 1);

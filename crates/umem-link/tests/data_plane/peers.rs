@@ -8,7 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
-use umem_link::{DestinationOptions, SourceOptions};
+use umem_link::{BULK_LANES, DestinationOptions, SourceOptions};
 use umem_wire::{
     Cause, Features, Ownership, PREFACE_BYTES, PageKind, PagesBuilder, Preface, Reply, Role,
     RunFrame, ToDestination, ToSource, Verdict, encode_credit, encode_request, page_hash,
@@ -243,8 +243,8 @@ fn destination(
             // Whatever the source said first is not looked at.
             sockets[0].write_all(&step.encode()).unwrap();
             if matches!(step, ToSource::Ready { .. }) {
-                sockets.push(accept());
-                sockets.push(accept());
+                let lanes = 1 + usize::from(BULK_LANES);
+                sockets.extend(std::iter::repeat_with(accept).take(lanes));
                 until(&mut sockets[0], &ToDestination::BeginPageService);
                 sockets[0].write_all(&ToSource::PageServiceReady.encode()).unwrap();
                 // PREPARED must not come before the guest stands still.

@@ -165,7 +165,8 @@ fn the_guest_is_slowed_down_step_by_step_and_let_go() {
     let source = start(&world, &vm, options);
     wait_for("three steps", || vm.throttles.lock().unwrap().len() >= 3);
     assert_eq!(vm.throttles.lock().unwrap()[..3], [20, 50, 60]);
-    assert_eq!(source.session.status().rounds.unwrap().throttle, 60);
+    // Told once the guest has been slowed down.
+    wait_for("the last step", || source.session.status().rounds.unwrap().throttle == 60);
     // It goes as soon as so long a stop is allowed.
     source.session.set_downtime_limit(Duration::from_secs(60));
     world.assert_whole(&source);
