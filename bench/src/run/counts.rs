@@ -1,5 +1,5 @@
 //! What a move costs beside time: system calls, context switches and page faults of both ends, counted by perf, and
-//! the processors' time that the kernel accounts for them.
+//! the processors' time that the kernel accounts for them, and that which the host's own host took away.
 
 use crate::interrupt;
 use anyhow::{Context as _, Result};
@@ -23,6 +23,8 @@ pub(super) struct Counts {
     pub(super) switches: Option<f64>,
     pub(super) page_faults: Option<f64>,
     pub(super) cpu_us: Option<f64>,
+    /// Of all processors of this host together.
+    pub(super) stolen_ms: Option<f64>,
 }
 
 /// Whether perf can count system calls here.
@@ -38,6 +40,7 @@ pub(super) struct Counting {
     processes: Vec<u32>,
     perf: Option<(Child, PathBuf)>,
     before_us: Option<f64>,
+    stolen_before_ms: Option<f64>,
 }
 
 impl Counting {
@@ -60,7 +63,8 @@ impl Counting {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        Ok(Self { processes: processes.to_vec(), perf, before_us: cpu_us(processes) })
+        let (processes, before_us) = (processes.to_vec(), cpu_us(processes));
+        Ok(Self { processes, perf, before_us, stolen_before_ms: stolen_ms() })
     }
 
     /// Ends; what was counted.
@@ -68,6 +72,9 @@ impl Counting {
         let mut counts = Counts::default();
         if let (Some(before), Some(after)) = (self.before_us, cpu_us(&self.processes)) {
             counts.cpu_us = Some(after - before);
+        }
+        if let (Some(before), Some(after)) = (self.stolen_before_ms, stolen_ms()) {
+            counts.stolen_ms = Some(after - before);
         }
         let Some((child, file)) = &mut self.perf else { return counts };
         let number = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
@@ -119,6 +126,18 @@ fn ticks(text: &str) -> Option<f64> {
     Some(number(11)? + number(12)?)
 }
 
+/// Time so far that this host's processors would have run and its own host ran something else, if it is a virtual
+/// machine.
+fn stolen_ms() -> Option<f64> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    stolen(&text).map(|ticks| ticks * 1e3 / clock_ticks_per_second() as f64)
+}
+
+/// proc_stat(5): the line of all processors; stolen time is its field 8.
+fn stolen(text: &str) -> Option<f64> {
+    text.lines().find_map(|line| line.strip_prefix("cpu "))?.split_whitespace().nth(7)?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +156,14 @@ mod tests {
         let text = "7 (a) b (c)) S 1 7 7 0 -1 4194560 10 0 0 0 150 25 0 0 20 0 1 0 100";
         assert_eq!(ticks(text), Some(175.0));
         assert_eq!(ticks("7 (x"), None);
+    }
+
+    #[test]
+    fn stolen_time_is_that_of_all_processors() {
+        let text = "cpu  1 2 3 4 5 6 7 80 9 10\ncpu0 1 2 3 4 5 6 7 8 9 10\nintr 1\n";
+        assert_eq!(stolen(text), Some(80.0));
+        assert_eq!(stolen("cpu  1 2 3\n"), None);
+        assert!(stolen_ms().is_some());
     }
 
     #[test]

@@ -109,6 +109,11 @@ pub const FIGURES: &[Figure] = &[
         "CPU µs/page",
         "of both ends, the running guest's own among it, by pages filled",
     ),
+    figure(
+        "stolen_ms",
+        "stolen ms",
+        "of all CPUs' time in the move, taken by the host's own host; it stalls whoever runs",
+    ),
     figure("pages", "pages", "touched by the generator"),
     figure("accesses_ms", "accesses ms", "until all touches were done"),
     figure("asked_pages", "pages asked for", "that came because they were asked for"),

@@ -63,6 +63,7 @@ impl Run<'_> {
         ] {
             figures.set(name, count.map(|count| count / pages));
         }
+        figures.set("stolen_ms", counts.stolen_ms);
     }
 
     /// The same bytes at best, beside the guest, which goes on. Only loopback is that fast.
