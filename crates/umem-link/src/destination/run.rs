@@ -435,8 +435,10 @@ impl Runner<'_> {
     fn bulk(&self, store: &Arc<Store>, channel: Channel, first: bool) -> std::io::Result<()> {
         let (receiver, ended) = (self.receiver(store), self.lane_ended("bulk", store));
         let window = u64::from(self.shared.options.credit_bytes);
+        // Who waits for a huge page waits for 512 times as many bytes, which another connection brings.
+        let yields = !first || store.is_of_huge_pages();
         self.lanes.spawn("bulk-in", move || {
-            if !first {
+            if yields {
                 give_way();
             }
             let mut credit = CreditGiver::new(channel.writer, window);

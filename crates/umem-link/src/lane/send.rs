@@ -241,6 +241,9 @@ impl PageSender {
             let pages = flow.look(true).map_or(CHUNK_PAGES, |bytes| {
                 (bytes / self.page_bytes() as u64).clamp(LEAST_CHUNK_PAGES, CHUNK_PAGES)
             });
+            if flow.is_too_many() {
+                return Ok(());
+            }
             let Some(range) = self.plan.next_background(pages) else { return Ok(()) };
             sent = self.send_chunk(writer, flow, packer, range)?;
         }

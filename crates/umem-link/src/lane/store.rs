@@ -82,6 +82,11 @@ impl Store {
         }
     }
 
+    /// Whether a page comes into sight only when its huge page is whole.
+    pub(crate) fn is_of_huge_pages(&self) -> bool {
+        self.ram.host_page() > self.ram.layout().page_size()
+    }
+
     /// Whether pages go through the fault plane.
     pub(super) fn serves(&self) -> bool {
         let phase = self.phase.read().unwrap_or_else(PoisonError::into_inner);

@@ -56,14 +56,14 @@ impl Workers {
         let lanes_in_all = lanes.len();
         for (number, lane) in lanes.into_iter().enumerate() {
             let (orders, inbox) = crossbeam_channel::unbounded();
-            let credit = CreditWindow::new(lane.reader, each.window);
+            let (first, credit) = (number == 0, CreditWindow::new(lane.reader, each.window));
             let worker = Worker {
                 shared: shared.clone(),
                 writer: lane.writer,
-                flow: BulkFlow::new(credit, lane.control, lanes_in_all),
+                flow: BulkFlow::new(credit, lane.control, lanes_in_all, first),
                 packer: BulkPacker::new(each.packing, shared.packs.clone()),
                 lanes: (lanes_in_all as u64).max(1),
-                first: number == 0,
+                first,
                 events: events.clone(),
                 rounds: each.rounds.clone(),
             };
