@@ -85,7 +85,8 @@ fn made(kind: &str, given: Properties) -> Result<MemoryObject, String> {
     };
     if prealloc && overcommit {
         return Err(
-            "prealloc=on takes all memory at the start, reserve=off what is used".to_owned()
+            "prealloc=on takes all memory at the start, reserve=off what is used: leave one out"
+                .to_owned(),
         );
     }
     Ok(MemoryObject { id, bytes, backend, prealloc, overcommit })

@@ -186,7 +186,7 @@ fn wrong_options_are_refused_in_one_line() {
         ("-kernel k -object memory-backend-ram,id=m,hugetlb=on", "not known of memory-backend-ram"),
         (
             "-kernel k -object memory-backend-ram,id=m,prealloc=on,reserve=off",
-            "takes all memory at",
+            "reserve=off what is used: leave one out",
         ),
         ("-kernel k -object memory-backend-memfd,id=m,hugetlbsize=2M", "only with hugetlb=on"),
         ("-kernel k -object memory-backend-memfd,id=m,hugetlb=on,hugetlbsize=3M", "use 2M or 1G"),
