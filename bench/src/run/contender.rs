@@ -73,7 +73,13 @@ impl Contender {
                 "multifd-compression": it.options.compression,
                 "max-postcopy-bandwidth": bandwidth,
             });
-            return source.run("migrate-set-parameters", &parameters).map(drop);
+            source.run("migrate-set-parameters", &parameters)?;
+            if it.options.idle_states {
+                let latency = json!({ "x-umem-low-cpu-latency": "off" });
+                source.run("migrate-set-parameters", &latency)?;
+                destination.run("migrate-set-parameters", &latency)?;
+            }
+            return Ok(());
         };
         let postcopy = peer.mode() != Mode::Precopy;
         let capability = |name: &str, state: bool| json!({ "capability": name, "state": state });

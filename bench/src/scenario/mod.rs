@@ -158,6 +158,8 @@ pub struct Options {
     pub compression: &'static str,
     /// Whether the kernel finds missing pages instead of the vCPU (software only; hardware always).
     pub kernel_faults: bool,
+    /// Whether CPUs sleep during the move as they do otherwise; umem only.
+    pub idle_states: bool,
     /// Which of the destination's threads share a core; umem only.
     pub placement: Placement,
 }
@@ -173,6 +175,7 @@ impl Options {
         connections: umem_link::BULK_LANES,
         compression: "auto",
         kernel_faults: false,
+        idle_states: false,
         placement: Placement::Free,
     };
 
@@ -192,6 +195,7 @@ impl Options {
         );
         word(self.compression != "auto", format!("compression {}", self.compression));
         word(self.kernel_faults, "faults by the kernel".to_owned());
+        word(self.idle_states, "CPUs may sleep".to_owned());
         word(self.placement != Placement::Free, self.placement.word().to_owned());
         words.join(", ")
     }

@@ -64,6 +64,9 @@ fn with(work: Move, options: Options) -> Move {
 
 const NO_BACKGROUND: Options = Options { background: false, ..Options::DEFAULT };
 
+/// The host's CPUs sleep as they like.
+const SLEEPING: Options = Options { idle_states: true, ..Options::DEFAULT };
+
 /// In seconds.
 fn quick_rows() -> Vec<Scenario> {
     let guest = || Move { rate: 5000, peers: vec![Peer::Preempt], ..own_guest(256, 180) };
@@ -192,6 +195,8 @@ fn link_rows() -> Vec<Scenario> {
         let link = Link::Shaped { mbit: 1000, congestion };
         let name = |rest: &str| format!("link-1g-{congestion}{rest}");
         rows.push(row(name(""), "link", Move { link, ..small_linux() }));
+        let unloaded = with(Move { link, peers: vec![], ..small_linux() }, NO_BACKGROUND);
+        rows.push(row(name("-no-background"), "link", unloaded));
         let hybrid = Move { mode: Mode::Hybrid, link, peers: vec![Peer::Hybrid], ..small_linux() };
         rows.push(row(name("-hybrid"), "link", hybrid));
     }
@@ -239,6 +244,20 @@ fn kvm_rows() -> Vec<Scenario> {
         kvm("kvm-precopy-idle", precopy(kvm_guest(1024, 716, 0))),
         kvm("kvm-4g", kvm_guest(4096, 2900, 16_000)),
     ];
+    let sleeping = |guest: Move| with(Move { peers: vec![], ..guest }, SLEEPING);
+    rows.extend([
+        row("idle-states-kvm-idle", "idle-states", sleeping(kvm_guest(1024, 716, 0))),
+        row("idle-states-kvm", "idle-states", sleeping(kvm_guest(1024, 716, 16_000))),
+        row("idle-states-linux-1g", "idle-states", sleeping(small_linux())),
+        row(
+            "idle-states-linux-1g-no-background",
+            "idle-states",
+            Move {
+                options: Options { background: false, ..SLEEPING },
+                ..sleeping(small_linux())
+            },
+        ),
+    ]);
     rows.extend([1, 2, 4].map(|vcpus| {
         let guest = Move { vcpus, peers: vec![Peer::Preempt], ..kvm_guest(1024, 716, 16_000) };
         point("kvm-vcpus", ("vCPUs", f64::from(vcpus)), guest)

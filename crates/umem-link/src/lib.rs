@@ -10,6 +10,7 @@ mod handshake;
 mod host;
 mod lane;
 mod lanes;
+mod latency;
 mod meter;
 mod snapshot;
 pub mod socket;
@@ -20,6 +21,7 @@ mod wake;
 
 pub use destination::{DestinationListener, DestinationOptions, StartError};
 pub use host::{DestinationVm, LiveRam, SourceVm, StoppedGuest};
+pub use latency::LowLatency;
 pub use snapshot::{
     LoadOptions, SaveOptions, SnapshotDestination, SnapshotLoad, SnapshotSave, SnapshotSource,
     snapshot_path,

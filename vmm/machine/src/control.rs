@@ -206,6 +206,18 @@ pub enum XorDelta {
     Off,
 }
 
+/// Whether the host is asked to keep its CPUs from sleeping while a guest moves, from its stop on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LowCpuLatency {
+    /// Until all pages are there, for 1 s at most.
+    Auto,
+    /// Until all pages are there.
+    On,
+    /// Never.
+    Off,
+}
+
 /// What holds for every migration away from here until it is changed. Names as QEMU's where it has
 /// one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -233,6 +245,8 @@ pub struct MigrationParameters {
     pub xor_delta: XorDelta,
     /// Bytes of copies that are kept for that at most, up to [`MigrationParameters::LARGEST_CACHE`].
     pub xbzrle_cache_size: u64,
+    /// Whether CPUs of this host are kept from sleeping, at the end where it is set.
+    pub low_cpu_latency: LowCpuLatency,
     /// Pause before the second announcement of a guest that has arrived, milliseconds.
     pub announce_initial: u64,
     /// By how much each pause is longer than the one before, milliseconds.
@@ -271,6 +285,7 @@ impl Default for MigrationParameters {
             multifd_compression: PageCompression::Auto,
             xor_delta: XorDelta::Auto,
             xbzrle_cache_size: 64 << 20,
+            low_cpu_latency: LowCpuLatency::Auto,
             announce_initial: 50,
             announce_step: 100,
             announce_max: 550,

@@ -36,6 +36,13 @@ impl<T> std::fmt::Debug for Driver<T> {
     }
 }
 
+/// What has become of work that was not withdrawn.
+enum Work<R> {
+    Done(R),
+    /// Its result will come there.
+    Begun(Receiver<R>),
+}
+
 /// A driver's two ends.
 #[must_use]
 pub(crate) fn channel<T>() -> (Driver<T>, Inbox<T>) {
@@ -76,7 +83,7 @@ impl<T: 'static> Driver<T> {
 
     /// As [`Driver::call`], with a bound of the caller's. Work that the driver has not begun by then is
     /// withdrawn: it will not be done behind the caller's back. Work that it has begun gets as much time
-    /// from there on.
+    /// once more.
     ///
     /// # Errors
     /// When the VM has ended, or the driver does not come to it in time.
@@ -85,13 +92,16 @@ impl<T: 'static> Driver<T> {
         bound: Duration,
         job: impl FnOnce(&mut T) -> R + Send + 'static,
     ) -> Result<R, ControlError> {
-        self.begun_within(bound, job)?.recv_timeout(bound).map_err(|error| match error {
-            RecvTimeoutError::Disconnected => ended(),
-            RecvTimeoutError::Timeout => ControlError::new(format!(
-                "the VM has worked on this for more than {} s; it may still take effect",
-                bound.as_secs()
-            )),
-        })
+        match self.done_within(bound, job)? {
+            Work::Done(result) => Ok(result),
+            Work::Begun(result) => result.recv_timeout(bound).map_err(|error| match error {
+                RecvTimeoutError::Disconnected => ended(),
+                RecvTimeoutError::Timeout => ControlError::new(format!(
+                    "the VM has worked on this for more than {} s; it may still take effect",
+                    bound.as_secs()
+                )),
+            }),
+        }
     }
 
     /// As [`Driver::call_within`], for work whose result decides who runs the guest: once the driver
@@ -104,34 +114,37 @@ impl<T: 'static> Driver<T> {
         bound: Duration,
         job: impl FnOnce(&mut T) -> R + Send + 'static,
     ) -> Result<R, ControlError> {
-        self.begun_within(bound, job)?.recv().map_err(|_| ended())
+        match self.done_within(bound, job)? {
+            Work::Done(result) => Ok(result),
+            Work::Begun(result) => result.recv().map_err(|_| ended()),
+        }
     }
 
-    /// Where the result of work comes that the driver has begun within `bound`, or is about to.
-    fn begun_within<R: Send + 'static>(
+    /// What has become of work after `bound`, or before. The caller is woken once, when it is done: a guest may
+    /// stand still meanwhile.
+    fn done_within<R: Send + 'static>(
         &self,
         bound: Duration,
         job: impl FnOnce(&mut T) -> R + Send + 'static,
-    ) -> Result<Receiver<R>, ControlError> {
+    ) -> Result<Work<R>, ControlError> {
         let (answer, result) = crossbeam_channel::bounded(1);
-        let (begun, begins) = crossbeam_channel::bounded(1);
         let taken = Arc::new(AtomicBool::new(false));
         let theirs = taken.clone();
         self.post(move |subject| {
             if !theirs.swap(true, Ordering::AcqRel) {
-                let _ = begun.send(());
                 let _ = answer.send(job(subject));
             }
         });
-        match begins.recv_timeout(bound) {
+        match result.recv_timeout(bound) {
+            Ok(result) => Ok(Work::Done(result)),
             Err(RecvTimeoutError::Disconnected) => Err(ended()),
-            Err(RecvTimeoutError::Timeout) if !taken.swap(true, Ordering::AcqRel) => {
-                Err(ControlError::new(format!(
-                    "the VM was busy with something else for {} s; nothing was done",
-                    bound.as_secs()
-                )))
+            Err(RecvTimeoutError::Timeout) if taken.swap(true, Ordering::AcqRel) => {
+                Ok(Work::Begun(result))
             }
-            Ok(()) | Err(RecvTimeoutError::Timeout) => Ok(result),
+            Err(RecvTimeoutError::Timeout) => Err(ControlError::new(format!(
+                "the VM was busy with something else for {} s; nothing was done",
+                bound.as_secs()
+            ))),
         }
     }
 

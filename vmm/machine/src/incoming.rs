@@ -5,6 +5,7 @@ use crate::board::FaultNotice;
 use crate::control::{ControlError, VmEvent};
 use crate::driver::Driver;
 use crate::lifecycle::Ownership;
+use crate::outgoing::low_latency;
 use crate::sessions::Arrival;
 use crate::shared::Shared;
 use crate::vm::{Vm, chain};
@@ -95,7 +96,8 @@ impl Vm {
         }
         let endpoint: Endpoint = uri.parse().map_err(|error| ControlError(format!("{error}")))?;
         let layout = self.hardware.pages.ram().layout().clone();
-        let options = DestinationOptions::default();
+        let low_latency = low_latency(&self.shared.migration.parameters());
+        let options = DestinationOptions { low_latency, ..DestinationOptions::default() };
         let listener = DestinationListener::start(&endpoint, Arc::new(arriving), layout, options)
             .map_err(|error| ControlError(chain(&error)))?;
         self.shared.migration.set_incoming(Arrival::Link(listener));

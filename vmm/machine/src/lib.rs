@@ -44,7 +44,7 @@ pub use console::ConsoleBackend;
 pub use control::{
     BalloonStatus, BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateMode, MigrateRequest,
     MigrationCapabilities, MigrationParameters, NetworkStatus, Owner, PageCompression,
-    PostcopySwitch, RunState, VmControl, VmEvent, VmStatus, XorDelta,
+    LowCpuLatency, PostcopySwitch, RunState, VmControl, VmEvent, VmStatus, XorDelta,
 };
 pub use exit::ExitReason;
 pub use handle::VmHandle;

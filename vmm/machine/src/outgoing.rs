@@ -1,8 +1,8 @@
 //! The source's end, as the data plane sees this machine.
 
 use crate::control::{
-    ControlError, MigrateMode, MigrateRequest, MigrationCapabilities, MigrationParameters,
-    PageCompression, PostcopySwitch, VmEvent, XorDelta,
+    ControlError, LowCpuLatency, MigrateMode, MigrateRequest, MigrationCapabilities,
+    MigrationParameters, PageCompression, PostcopySwitch, VmEvent, XorDelta,
 };
 use crate::driver::Driver;
 use crate::frozen::{StandsStill, freeze};
@@ -14,7 +14,8 @@ use crate::vm::{QUIESCE_BOUND, STOP_BOUND, Vm, chain};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use umem_link::{
-    AutoConverge, Codec, Compression, Differences, Endpoint, LiveRam, MachineDescription, Prefault,
+    AutoConverge, Codec, Compression, Differences, Endpoint, LiveRam, LowLatency,
+    MachineDescription, Prefault,
     Rounds, SourceOptions, SourceSession, SourceVm, StoppedGuest, Strategy, Switch, snapshot_path,
 };
 
@@ -84,6 +85,15 @@ impl SourceVm for Outgoing {
     }
 }
 
+/// What was asked for, as the data plane has it.
+pub(crate) fn low_latency(parameters: &MigrationParameters) -> LowLatency {
+    match parameters.low_cpu_latency {
+        LowCpuLatency::Auto => LowLatency::Auto,
+        LowCpuLatency::On => LowLatency::On,
+        LowCpuLatency::Off => LowLatency::Off,
+    }
+}
+
 /// What was asked for, as the engine's policy.
 fn strategy(
     mode: MigrateMode,
@@ -146,6 +156,7 @@ impl Vm {
                 XorDelta::Off => Differences::Off,
             },
             copies_bytes: parameters.xbzrle_cache_size,
+            low_latency: low_latency(&parameters),
             strategy: strategy(request.mode, &parameters, capabilities),
         };
         let layout = self.hardware.pages.ram().layout().clone();

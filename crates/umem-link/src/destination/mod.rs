@@ -7,6 +7,7 @@ use crate::channel::Channel;
 use crate::host::DestinationVm;
 use crate::lane::Arrivals;
 use crate::lanes::{Lanes, Ticket};
+use crate::latency::LowLatency;
 use crate::meter::Meter;
 use crate::socket::{ListenError, Listener};
 use crate::status::{
@@ -37,11 +38,17 @@ pub struct DestinationOptions {
     pub credit_bytes: u32,
     /// Optional parts of the protocol that sources are told of.
     pub features: Features,
+    /// Whether this host's CPUs are kept from sleeping, from when the guest's state comes.
+    pub low_latency: LowLatency,
 }
 
 impl Default for DestinationOptions {
     fn default() -> Self {
-        Self { credit_bytes: CREDIT_BYTES, features: Features::KNOWN }
+        Self {
+            credit_bytes: CREDIT_BYTES,
+            features: Features::KNOWN,
+            low_latency: LowLatency::default(),
+        }
     }
 }
 

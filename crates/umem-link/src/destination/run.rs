@@ -4,6 +4,7 @@ use super::{Event, Shared, View};
 use crate::channel::Channel;
 use crate::lane::{Arrivals, CreditGiver, DemandLane, LaneError, PageReceiver, RequestLane, Store};
 use crate::lanes::{Lanes, give_way};
+use crate::latency::CpuLatency;
 use crate::meter::Meter;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::collections::VecDeque;
@@ -54,6 +55,7 @@ pub(super) fn run(
         demand: false,
         bulk: 0,
         package: None,
+        latency: CpuLatency::new(shared.options.low_latency),
     };
     if shared.hub().closed {
         // Told to end before there was something to close.
@@ -102,6 +104,7 @@ struct Runner<'a> {
     bulk: u8,
     /// Device state that waits for the demand connection: loading it may need missing pages.
     package: Option<Vec<u8>>,
+    latency: CpuLatency,
 }
 
 /// The word for a state; after the switch, that of a guest whose pages still come.
@@ -151,6 +154,7 @@ impl Runner<'_> {
         while !self.ended() {
             let now = self.meter.now();
             let wait = self.engine.deadline().map_or(IDLE, |at| at.saturating_sub(now));
+            let wait = self.latency.left().map_or(wait, |left| left.min(wait));
             match inbox.recv_timeout(wait) {
                 Ok(Event::Engine(event)) => self.handle(event),
                 Ok(Event::Heard(event, _ticket)) => self.handle(event),
@@ -167,6 +171,7 @@ impl Runner<'_> {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.act();
+            self.latency.settle();
         }
         self.last_pages(inbox);
         self.meter.end();
@@ -230,11 +235,13 @@ impl Runner<'_> {
                 self.handle(DestinationEvent::Discarded(discarded));
             }
             DestinationAction::BeginPageService => {
+                self.latency.begin();
                 let begun = self.begin_page_service();
                 self.handle(DestinationEvent::PageService(begun));
                 self.load();
             }
             DestinationAction::Load(package) => {
+                self.latency.begin();
                 self.package = Some(package);
                 self.load();
             }
@@ -246,6 +253,7 @@ impl Runner<'_> {
                 }
             }
             DestinationAction::Abandon => {
+                self.latency.end();
                 self.lanes.close_and_join();
                 self.early.clear();
                 self.plane = None;
@@ -335,6 +343,7 @@ impl Runner<'_> {
     }
 
     fn pages_complete(&mut self) {
+        self.latency.end();
         self.meter.drained();
         self.shared.vm.complete();
         // The view keeps it: those who waited for the last pages have yet to say how long.

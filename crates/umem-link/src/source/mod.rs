@@ -12,6 +12,7 @@ mod workers;
 use crate::host::SourceVm;
 use crate::lane::{Departures, PackCounts};
 use crate::lanes::{Lanes, Ticket};
+use crate::latency::LowLatency;
 use crate::meter::{Meter, milliseconds};
 use crate::status::{
     End, FaultLatency, MigrationStatus, PackedStatus, PageCounts, RoundsStatus, word,
@@ -62,6 +63,8 @@ pub struct SourceOptions {
     pub differences: Differences,
     /// Bytes of such copies that are kept at most.
     pub copies_bytes: u64,
+    /// Whether this host's CPUs are kept from sleeping from the stop on.
+    pub low_latency: LowLatency,
 }
 
 impl Default for SourceOptions {
@@ -76,6 +79,7 @@ impl Default for SourceOptions {
             compression: Compression::Auto,
             differences: Differences::Auto,
             copies_bytes: COPIES_BYTES,
+            low_latency: LowLatency::default(),
         }
     }
 }

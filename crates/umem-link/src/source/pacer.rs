@@ -15,6 +15,17 @@ struct State {
     bandwidth: u64,
     /// When what was sent so far is paid for.
     paid_until: Instant,
+    /// When it begins, whatever the bandwidth.
+    begins: Instant,
+}
+
+impl State {
+    /// How long nobody may pass; `None` when that is now.
+    fn wait(&self, now: Instant) -> Option<Duration> {
+        let paid = if self.free || self.bandwidth == 0 { now } else { self.paid_until };
+        let wait = paid.max(self.begins).saturating_duration_since(now);
+        (!wait.is_zero()).then_some(wait)
+    }
 }
 
 /// Shared by all threads of a source that send what nobody waits for; they wait here.
@@ -25,7 +36,9 @@ pub(super) struct Pacer {
 
 impl Pacer {
     pub(super) fn new(on: bool, bandwidth: u64) -> Self {
-        let state = State { on, over: false, free: false, bandwidth, paid_until: Instant::now() };
+        let now = Instant::now();
+        let state =
+            State { on, over: false, free: false, bandwidth, paid_until: now, begins: now };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -64,6 +77,11 @@ impl Pacer {
         });
     }
 
+    /// Lets nobody pass for so long.
+    pub(super) fn begin_in(&self, wait: Duration) {
+        self.change(|state| state.begins = Instant::now() + wait);
+    }
+
     /// Bytes a second that are allowed now; 0 is no limit.
     pub(super) fn bandwidth(&self) -> u64 {
         let state = self.lock();
@@ -91,8 +109,7 @@ impl Pacer {
             }
             if !state.on {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            } else if !state.free && state.bandwidth > 0 && state.paid_until > now {
-                let wait = state.paid_until - now;
+            } else if let Some(wait) = state.wait(now) {
                 let waited = self.changed.wait_timeout(state, wait);
                 state = waited.unwrap_or_else(PoisonError::into_inner).0;
             } else {
@@ -133,6 +150,26 @@ mod tests {
                 assert!(!waiter.join().unwrap());
             });
         }
+    }
+
+    #[test]
+    fn nobody_passes_before_it_begins_however_great_the_haste() {
+        let hour = Duration::from_secs(3600);
+        let pacer = Pacer::new(true, 0);
+        pacer.begin_in(hour);
+        pacer.hurry(true);
+        let now = Instant::now();
+        assert!(pacer.lock().wait(now).is_some_and(|wait| wait > hour / 2));
+        assert_eq!(pacer.lock().wait(now + hour), None);
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| pacer.pass(0));
+            pacer.begin_in(Duration::ZERO);
+            assert!(waiter.join().unwrap());
+            pacer.begin_in(hour);
+            let waiter = scope.spawn(|| pacer.pass(0));
+            pacer.end();
+            assert!(!waiter.join().unwrap());
+        });
     }
 
     #[test]

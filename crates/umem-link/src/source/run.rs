@@ -4,10 +4,11 @@ use super::lanes::{First, PageLanes, Session};
 use super::live::Live;
 use super::round::RoundSender;
 use super::rounds::RoundAtHand;
-use super::workers::{LaneParts, Workers};
+use super::workers::{HEAD_START, LaneParts, Workers};
 use super::{Event, Shared, SourceOptions};
 use crate::channel::Channel;
 use crate::lane::{LaneError, PageSender};
+use crate::latency::CpuLatency;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::io::{Read, Write};
 use std::sync::atomic::Ordering;
@@ -70,6 +71,7 @@ pub(super) fn run(
         lane_lost: None,
         abandoned: false,
         unheard: false,
+        latency: CpuLatency::new(options.low_latency),
     };
     runner.listen(control.reader);
     runner.serve(inbox);
@@ -154,6 +156,8 @@ pub(super) struct Runner<'a> {
     pub(super) abandoned: bool,
     /// Whether the control connection has refused a message.
     unheard: bool,
+    /// From the stop on.
+    latency: CpuLatency,
 }
 
 impl Runner<'_> {
@@ -183,6 +187,7 @@ impl Runner<'_> {
             let now = self.shared.meter.now();
             let wait = self.engine.deadline().map_or(IDLE, |at| at.saturating_sub(now));
             let wait = self.lane_lost_in().map_or(wait, |lost| lost.min(wait));
+            let wait = self.latency.left().map_or(wait, |left| left.min(wait));
             match inbox.recv_timeout(wait) {
                 Ok(Event::Engine(event)) => self.handle(event),
                 Ok(Event::Heard(event, _ticket)) => self.handle(event),
@@ -203,6 +208,7 @@ impl Runner<'_> {
             }
             self.act();
             self.settle_lane_lost();
+            self.latency.settle();
         }
     }
 
@@ -304,6 +310,7 @@ impl Runner<'_> {
             SourceAction::Serve => self.start_background(),
             SourceAction::Inquire => self.inquire(),
             SourceAction::TakeBack => {
+                self.latency.end();
                 // Nobody may look at memory that the guest writes again.
                 self.end_lanes();
                 if std::mem::take(&mut self.stopped) {
@@ -378,7 +385,10 @@ impl Runner<'_> {
 
     fn stop_guest(&mut self) {
         // Threads take their time to start: not while the guest stands still.
-        let stopped = self.start_workers().and_then(|()| self.shared.vm.stop());
+        let stopped = self.start_workers().and_then(|()| {
+            self.latency.begin();
+            self.shared.vm.stop()
+        });
         let stopped = stopped.and_then(|guest| {
             self.stopped = true;
             self.engine.note_stop(self.shared.meter.at(guest.stopped_at));
@@ -472,6 +482,8 @@ impl Runner<'_> {
         self.shared.meter.downtime(downtime);
         self.shared.meter.handed_over();
         self.shared.vm.handed_over();
+        // Before a thread of it can pass.
+        self.shared.background.begin_in(HEAD_START);
         if let Some(sender) = self.sender() {
             self.workers.serve(&sender);
         }

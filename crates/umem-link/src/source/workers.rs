@@ -8,7 +8,15 @@ use crate::lanes::give_way;
 use crossbeam_channel::{Receiver, Sender};
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 use umem_migrate::Packing;
+
+/// How long the background leaves link and CPUs to a guest that has just begun to run and misses all that it touches.
+/// `docs/decisions/0018` has what it was chosen by.
+pub(super) const HEAD_START: Duration = Duration::from_millis(15);
+/// It ends before when nobody has asked for a page for so long.
+const QUIET: Duration = Duration::from_millis(2);
 
 /// What a thread is to do next.
 enum Order {
@@ -134,6 +142,9 @@ impl Worker {
         if !self.first {
             give_way();
         }
+        if self.first {
+            self.let_the_guest_begin();
+        }
         let shared = &self.shared;
         let mut go_on = |sent| shared.background.pass(sent) && shared.gate.pass(0);
         self.packer.packing.limit(shared.background.bandwidth() / self.lanes);
@@ -142,5 +153,20 @@ impl Worker {
             sender.send_holes(writer, flow)?;
         }
         sender.serve_background(writer, flow, &mut self.packer, &mut go_on)
+    }
+
+    /// Ends the head start of the guest when it is over or not used. All wait for it at the pacer.
+    fn let_the_guest_begin(&self) {
+        let asked = || self.shared.departures.demand.load(Ordering::Relaxed);
+        let began = Instant::now();
+        let (mut last, mut asked_at) = (asked(), began);
+        while asked_at.elapsed() < QUIET && began.elapsed() < HEAD_START {
+            std::thread::sleep(QUIET / 4);
+            let now = asked();
+            if now != last {
+                (last, asked_at) = (now, Instant::now());
+            }
+        }
+        self.shared.background.begin_in(Duration::ZERO);
     }
 }

@@ -3,7 +3,7 @@
 
 use super::{Arg, ArgKind, Args, Output, printable};
 use machine::{
-    ControlError, MigrationParameters, PageCompression, PostcopySwitch, VmControl, XorDelta,
+    ControlError, LowCpuLatency, MigrationParameters, PageCompression, PostcopySwitch, VmControl, XorDelta,
 };
 use serde_json::{Map, Value};
 use std::fmt::Write as _;
@@ -121,7 +121,7 @@ impl Domain {
 }
 
 /// Every parameter, in the order of `info migrate_parameters`.
-pub(crate) const PARAMETERS: [Parameter; 17] = [
+pub(crate) const PARAMETERS: [Parameter; 18] = [
     Parameter {
         name: "downtime-limit",
         json: "downtime-limit",
@@ -239,6 +239,28 @@ pub(crate) const PARAMETERS: [Parameter; 17] = [
         domain: Domain::Bytes(MigrationParameters::LARGEST_CACHE),
         get: |all| Setting::Number(all.xbzrle_cache_size),
         set: |all, value| all.xbzrle_cache_size = value.number(),
+    },
+    Parameter {
+        name: "low-cpu-latency",
+        json: "x-umem-low-cpu-latency",
+        help: "at either end, whether the host is asked to keep its CPUs from sleeping (PM QoS, \
+               /dev/cpu_dma_latency) from when the guest is stopped, for the next migration or \
+               migrate_incoming; auto: until all pages are there, for 1 s at most; on: until then",
+        domain: Domain::Words(&["auto", "on", "off"]),
+        get: |all| {
+            Setting::Word(match all.low_cpu_latency {
+                LowCpuLatency::Auto => "auto",
+                LowCpuLatency::On => "on",
+                LowCpuLatency::Off => "off",
+            })
+        },
+        set: |all, value| {
+            all.low_cpu_latency = match value {
+                Setting::Word("on") => LowCpuLatency::On,
+                Setting::Word("off") => LowCpuLatency::Off,
+                _ => LowCpuLatency::Auto,
+            };
+        },
     },
     Parameter {
         name: "announce-initial",

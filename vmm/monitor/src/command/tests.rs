@@ -198,6 +198,7 @@ multifd-channels 4
 multifd-compression zstd
 xor-delta off
 xbzrle-cache-size 128M
+low-cpu-latency off
 announce-initial 10
 announce-max 20
 announce-rounds 3
@@ -221,6 +222,7 @@ multifd-channels: 4
 multifd-compression: zstd
 xor-delta: off
 xbzrle-cache-size: 134217728 bytes
+low-cpu-latency: off
 announce-initial: 10 ms
 announce-max: 20 ms
 announce-rounds: 3
