@@ -48,6 +48,8 @@ bool aside_good(void);
 void aside_damage(int byte);
 /* Forgets what was measured until now. */
 void aside_mark(void);
+/* Longest time between timer interrupts since then, in microseconds; 0: there is no such timer. */
+uint64_t aside_gap_us(void);
 void aside_fields(void);
 
 /* Does not return where the machine can be turned off. */

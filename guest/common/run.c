@@ -162,12 +162,22 @@ static void mark(void)
     line_end();
 }
 
+/* Asked for at a moment, and nothing begins anew. */
+static void gaps(void)
+{
+    field("gap ", clock_us(run.max_gap));
+    field(" ", aside_gap_us());
+    line_end();
+}
+
 static void obey(int byte)
 {
     if (byte == 'v')
         verify();
     else if (byte == 'm')
         mark();
+    else if (byte == 'g')
+        gaps();
     else if (byte == 'd')
         pool_damage();
     else if (byte == 'r' || byte == 'k')

@@ -425,6 +425,14 @@ impl Vm {
         (count("fd"), count("task"), mappings)
     }
 
+    /// Whether it has this file open.
+    #[must_use]
+    pub fn has_open(&self, file: &Path) -> bool {
+        let path = format!("/proc/{}/fd", self.child.id());
+        let open = std::fs::read_dir(path).into_iter().flatten().flatten();
+        open.filter_map(|entry| std::fs::read_link(entry.path()).ok()).any(|it| it == file)
+    }
+
     /// Whether it maps a file with this in its name.
     #[must_use]
     pub fn maps(&self, name: &str) -> bool {

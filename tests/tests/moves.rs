@@ -2,10 +2,12 @@
 #![allow(missing_docs)]
 
 use serde_json::json;
+use std::fs::File;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 use umem_tests::moving::{accept, complete, guest, phases, ready, refuse};
-use umem_tests::{Lab, Vm, until};
+use umem_tests::{Lab, Vm, skipped, until};
 
 /// Before a move: who says what.
 fn looks_before(source: &mut Vm, destination: &mut Vm) {
@@ -156,6 +158,46 @@ fn both_ends_tell_the_course_of_a_move() {
             (phases.last().map(String::as_str) == Some("completed")).then_some(phases)
         });
         assert!(phases.contains(&"postcopy-active".to_owned()), "{phases:?}");
+    }
+}
+
+#[test]
+fn cpus_are_kept_from_sleeping_as_long_as_was_asked_for() {
+    let device = Path::new("/dev/cpu_dma_latency");
+    if let Err(error) = File::options().write(true).open(device) {
+        return skipped(&format!("requests for CPUs that do not sleep: {error}"));
+    }
+    for word in ["on", "off", "auto"] {
+        let lab = Lab::new();
+        let mut there = lab.vm("b", "-m 64M -postcopy -incoming defer").start();
+        let mut here = lab.vm("a", "-m 64M").bare(&guest(19)).start();
+        ready(&here);
+        for vm in [&mut here, &mut there] {
+            accept(vm, &format!("migrate_set_parameter low-cpu-latency {word}"));
+            assert!(!vm.has_open(device));
+        }
+        accept(&mut there, "migrate_incoming tcp:127.0.0.1:0");
+        let uri = there.address();
+        accept(&mut here, &format!("migrate -p -n {uri}"));
+        here.wait_phase(&["postcopy-active"]);
+        there.serial.wait_beats(5);
+        match word {
+            "auto" => until("the request to end by itself", || {
+                (!here.has_open(device) && !there.has_open(device)).then_some(())
+            }),
+            word => {
+                for vm in [&here, &there] {
+                    assert_eq!(vm.has_open(device), word == "on", "{word}");
+                }
+            }
+        }
+        assert_eq!(here.phase(), "postcopy-active");
+        accept(&mut here, "migrate_set_parameter postcopy-background on");
+        complete(&mut here, &mut there);
+        until("no request to be left", || {
+            (!here.has_open(device) && !there.has_open(device)).then_some(())
+        });
+        there.verify();
     }
 }
 

@@ -87,6 +87,11 @@ pub enum GuestLine {
     Verdict(Verdict),
     /// What it measures begins anew.
     Mark,
+    /// What it was asked for at a moment.
+    Gap {
+        /// Longest time between timer interrupts so far, in microseconds; 0: it has no such timer.
+        tick_gap_us: u64,
+    },
     /// It turns itself off.
     Bye,
     /// It cannot go on; why.
@@ -118,6 +123,10 @@ pub fn parse(line: &str) -> Option<GuestLine> {
         }
         "verdict" => verdict(words.next()?, &Fields(line)).map(GuestLine::Verdict),
         "mark" => Some(GuestLine::Mark),
+        "gap" => {
+            let (_heartbeats, ticks) = (words.next()?, words.next()?);
+            Some(GuestLine::Gap { tick_gap_us: ticks.parse().ok()? })
+        }
         "bye" => Some(GuestLine::Bye),
         _ => None,
     }
@@ -194,6 +203,8 @@ mod tests {
         assert_eq!(parse("ready fill_us=5\r"), Some(GuestLine::Ready { fill_us: 5 }));
         assert_eq!(parse("h 1000 7"), Some(GuestLine::Beat { clock_us: 1000, writes: 7 }));
         assert_eq!(parse("mark 12"), Some(GuestLine::Mark));
+        assert_eq!(parse("gap 10021 2310"), Some(GuestLine::Gap { tick_gap_us: 2310 }));
+        assert_eq!(parse("gap 10021"), None);
         assert_eq!(parse("bye"), Some(GuestLine::Bye));
         let failed = "umem-guest too little memory".to_owned();
         assert_eq!(parse(&failed), Some(GuestLine::Failed(failed)));

@@ -5,7 +5,7 @@ use super::{Contended, Measured, Outcome, Report};
 use crate::run::FIGURES;
 
 /// Figures that are drawn against what differs in a group.
-const CURVES: [&str; 17] = [
+const CURVES: [&str; 18] = [
     "total_ms",
     "drain_ms",
     "drain_by_raw",
@@ -17,6 +17,7 @@ const CURVES: [&str; 17] = [
     "fault_mean_us",
     "fault_p99_us",
     "touch_p99_us",
+    "blackout_ms",
     "tick_gap_ms",
     "faults_per_s",
     "pages_per_request",

@@ -87,9 +87,14 @@ pub const FIGURES: &[Figure] = &[
         "longest time between heartbeats by the guest's clock",
     ),
     figure(
+        "blackout_ms",
+        "blackout at switch ms",
+        "longest time without a timer interrupt up to the first heartbeat at the destination, by the guest's clock (x86-64)",
+    ),
+    figure(
         "tick_gap_ms",
-        "blackout ms",
-        "longest time without a timer interrupt, by the guest's clock (x86-64)",
+        "longest tick gap ms",
+        "the same in the whole move and after it, the drain among it",
     ),
     figure("wire_mib", "wire MiB", "on all connections, as the mover counts them"),
     figure("wire_by_filled", "wire / filled", "the same by the memory that the guest filled"),

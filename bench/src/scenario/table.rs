@@ -252,10 +252,7 @@ fn kvm_rows() -> Vec<Scenario> {
         row(
             "idle-states-linux-1g-no-background",
             "idle-states",
-            Move {
-                options: Options { background: false, ..SLEEPING },
-                ..sleeping(small_linux())
-            },
+            Move { options: Options { background: false, ..SLEEPING }, ..sleeping(small_linux()) },
         ),
     ]);
     rows.extend([1, 2, 4].map(|vcpus| {

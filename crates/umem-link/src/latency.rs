@@ -139,10 +139,7 @@ mod tests {
         match ask(microseconds()) {
             Ok(_) => {}
             Err(error) => assert!(
-                matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
-                ),
+                matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied),
                 "{error}"
             ),
         }

@@ -107,6 +107,11 @@ void aside_mark(void)
 {
 }
 
+uint64_t aside_gap_us(void)
+{
+    return 0;
+}
+
 void aside_fields(void)
 {
     line_text(" tokens=");

@@ -70,6 +70,14 @@ void aside_mark(void)
     }
 }
 
+uint64_t aside_gap_us(void)
+{
+    uint64_t gap = 0;
+    for (unsigned worker = 0; worker < workers; worker++)
+        gap = cpus[worker].tick_gap > gap ? cpus[worker].tick_gap : gap;
+    return clock_us(gap);
+}
+
 void aside_damage(int byte)
 {
     if (byte == 'k') {
@@ -134,11 +142,10 @@ bool aside_good(void)
 
 void aside_fields(void)
 {
-    uint64_t gap = 0, ticks = 0, checks = 0, off = 0, looks = 0;
+    uint64_t ticks = 0, checks = 0, off = 0, looks = 0;
     const char *first = "-";
     for (unsigned worker = 0; worker < workers; worker++) {
         const struct cpu *cpu = &cpus[worker];
-        gap = cpu->tick_gap > gap ? cpu->tick_gap : gap;
         ticks += cpu->ticks;
         checks += cpu->timer_checks;
         off += cpu->timer_off;
@@ -149,7 +156,7 @@ void aside_fields(void)
     field(" tokens=", tokens_passed());
     field(" rings_lost=", rings_lost());
     field(" ticks=", ticks);
-    field(" tick_gap_us=", clock_us(gap));
+    field(" tick_gap_us=", aside_gap_us());
     field(" timer_checks=", checks);
     field(" timer_off=", off);
     field(" steps_back=", clock_steps_back());

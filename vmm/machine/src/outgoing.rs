@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use umem_link::{
     AutoConverge, Codec, Compression, Differences, Endpoint, LiveRam, LowLatency,
-    MachineDescription, Prefault,
-    Rounds, SourceOptions, SourceSession, SourceVm, StoppedGuest, Strategy, Switch, snapshot_path,
+    MachineDescription, Prefault, Rounds, SourceOptions, SourceSession, SourceVm, StoppedGuest,
+    Strategy, Switch, snapshot_path,
 };
 
 /// Longest wait for the driver while a guest moves; its own waits are bounded below this.

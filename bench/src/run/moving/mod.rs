@@ -9,7 +9,7 @@ use super::figures::Figures;
 use crate::guest::{AFTER, Assembler, BEFORE, Beat, Beats, End, GuestLine, Heard, Verdict};
 use crate::network::{DelayProxy, Shaped};
 use crate::programs::Programs;
-use crate::scenario::{HostPages, Link, Move, Scenario};
+use crate::scenario::{Accel, HostPages, Link, Mode, Move, Scenario};
 use crate::vm::{Machine, huge};
 use crate::warm::{self, Warm};
 use crate::{host, interrupt};
@@ -337,6 +337,7 @@ impl<'a> Run<'a> {
         let pinning = Pinning::start(self.destination.process.id(), self.it.options.placement)?;
         let start = Instant::now();
         self.contender.begin(self.it, &mut self.source.qmp, &uri, self.deadline)?;
+        let blackout = self.blackout(start)?;
         let background = self.it.options.background;
         let mut ends = self.watch(if background { "completed" } else { "postcopy-active" })?;
         if !background {
@@ -357,6 +358,7 @@ impl<'a> Run<'a> {
         let verdict = self.verify()?;
         let times = Times { start, done, until };
         let mut figures = self.figures(&times, &verdict)?;
+        figures.set("blackout_ms", blackout);
         let [from, to] = &ends;
         self.contender.own_figures(&mut figures, from, to);
         self.set_counts(&mut figures, counts);
@@ -379,6 +381,21 @@ impl<'a> Run<'a> {
             own: ends.map(|end| end.answer),
             figures,
         })
+    }
+
+    /// The longest time without a timer interrupt, milliseconds, around the switch, by a guest that counts them: up to
+    /// its first heartbeat at the destination, or a little more.
+    fn blackout(&mut self, start: Instant) -> Result<Option<f64>> {
+        if self.it.accel != Accel::Kvm || self.it.mode != Mode::Postcopy {
+            return Ok(None);
+        }
+        self.until_beat(start)?;
+        self.destination.port.send(b'g')?;
+        let gap = |line: &GuestLine| matches!(line, GuestLine::Gap { .. });
+        let GuestLine::Gap { tick_gap_us } = self.until_said("gap", Some(SILENT), gap)? else {
+            return Ok(None);
+        };
+        Ok(Some(tick_gap_us as f64 / 1e3))
     }
 
     /// Frees memory, which takes a while, and goes on listening.

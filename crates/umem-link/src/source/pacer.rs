@@ -37,8 +37,7 @@ pub(super) struct Pacer {
 impl Pacer {
     pub(super) fn new(on: bool, bandwidth: u64) -> Self {
         let now = Instant::now();
-        let state =
-            State { on, over: false, free: false, bandwidth, paid_until: now, begins: now };
+        let state = State { on, over: false, free: false, bandwidth, paid_until: now, begins: now };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 

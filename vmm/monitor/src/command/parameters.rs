@@ -3,7 +3,8 @@
 
 use super::{Arg, ArgKind, Args, Output, printable};
 use machine::{
-    ControlError, LowCpuLatency, MigrationParameters, PageCompression, PostcopySwitch, VmControl, XorDelta,
+    ControlError, LowCpuLatency, MigrationParameters, PageCompression, PostcopySwitch, VmControl,
+    XorDelta,
 };
 use serde_json::{Map, Value};
 use std::fmt::Write as _;
