@@ -6,7 +6,7 @@
 //!
 //! | the queue | under way at most |
 //! |---|---|
-//! | at most twice [`Queueing::delay`] so far | twice what the path holds, at least [`AMPLE`] |
+//! | at most [`SEEN_FROM`], or twice [`Queueing::delay`], so far | twice what the path holds, at least [`AMPLE`] |
 //! | once more than that | what the path holds, and as much as passes in [`Queueing::delay`] |
 //!
 //! What a path holds is its rate times its shortest round trip. The rate is what was acknowledged in
@@ -19,11 +19,13 @@ use std::time::Duration;
 /// Bytes under way at least, where nothing tells against it.
 pub const AMPLE: u64 = 1 << 20;
 /// Bytes under way at least, whatever the path is like.
-pub const LEAST: u64 = 32 << 10;
+pub const LEAST: u64 = 12 << 10;
 /// Bytes under way while there is a queue and no rate is known: what 10 Gbit/s are in [`SHORTEST_DELAY`].
-const UNKNOWN: u64 = 312_500;
+const UNKNOWN: u64 = 125_000;
 /// Longest queue that a demanded page may find, on a path without a length of its own.
-pub const SHORTEST_DELAY: Duration = Duration::from_micros(250);
+pub const SHORTEST_DELAY: Duration = Duration::from_micros(100);
+/// Growth of the round trip that is a queue, and not how busy the hosts are.
+pub const SEEN_FROM: Duration = Duration::from_micros(500);
 /// Time over which a rate is measured.
 pub const RATE_OVER: Duration = Duration::from_millis(10);
 /// Time in which a rate that is not seen again fades, if nothing is looked at meanwhile.
@@ -73,7 +75,8 @@ impl Queueing {
     pub fn look(&mut self, now: Duration, facts: PathFacts, waited_for: bool) -> Budget {
         self.measure(now, facts.acknowledged);
         let delay = Self::delay(facts.shortest);
-        let queue = facts.round_trip.saturating_sub(facts.shortest) > delay.saturating_mul(2);
+        let seen_from = SEEN_FROM.max(delay.saturating_mul(2));
+        let queue = facts.round_trip.saturating_sub(facts.shortest) > seen_from;
         self.queued |= waited_for && queue;
         let holds = |time: Duration| {
             let bytes = u128::from(self.rate).saturating_mul(time.as_micros()) / 1_000_000;
@@ -133,10 +136,12 @@ mod tests {
             // A fast path without a queue, and one where nothing passes.
             (40, 20, 2_000_000_000, AMPLE, false),
             (0, 0, 0, AMPLE, false),
+            // Busy hosts, but no queue.
+            (550, 100, GBIT, AMPLE, false),
             // A long one, whose length is no queue.
             (51_000, 50_000, GBIT, 11_800_000, false),
             // 1 Gbit/s across a room with 2 ms of queue; the same across a country.
-            (2100, 100, GBIT, 41_300, true),
+            (2100, 100, GBIT, 23_600, true),
             (45_000, 20_000, GBIT, 2_950_000, true),
             // A link so slow that one page takes longer than the delay.
             (90_000, 1000, 1 << 17, LEAST, true),
@@ -152,9 +157,9 @@ mod tests {
     fn a_queue_is_remembered_and_a_rate_fades() {
         let mut path = Path::default();
         let first = path.after(0, 0, 900, 100);
-        assert_eq!((first.queued, first.bytes), (true, 312_500), "no rate is known");
+        assert_eq!((first.queued, first.bytes), (true, 125_000), "no rate is known");
         let full = path.after(10, GBIT, 900, 100);
-        assert_eq!(full.bytes, 41_300);
+        assert_eq!(full.bytes, 23_600);
         // A burst that is too short to tell changes nothing.
         assert_eq!(path.after(2, 20 * GBIT, 900, 100), full);
         path.acknowledged -= GBIT / 1000 * 40;

@@ -18,7 +18,7 @@ use umem_wire::{
 pub(crate) const CHUNK_PAGES: u64 = 64;
 
 /// The same where the network is slow.
-const LEAST_CHUNK_PAGES: u64 = 4;
+const LEAST_CHUNK_PAGES: u64 = 2;
 
 /// Prefaulted pages that are looked at before the first of them goes out.
 const NEIGHBOURS: usize = 256;
