@@ -68,18 +68,16 @@ impl Contender {
         let bandwidth = it.options.bandwidth_mib << 20;
         let [source, destination] = ends;
         let Self::Qemu(peer) = self else {
-            let parameters = json!({
+            let mut parameters = json!({
                 "multifd-channels": it.options.connections,
                 "multifd-compression": it.options.compression,
                 "max-postcopy-bandwidth": bandwidth,
             });
-            source.run("migrate-set-parameters", &parameters)?;
             if it.options.idle_states {
-                let latency = json!({ "x-umem-low-cpu-latency": "off" });
-                source.run("migrate-set-parameters", &latency)?;
-                destination.run("migrate-set-parameters", &latency)?;
+                parameters["x-umem-low-cpu-latency"] = "off".into();
+                destination.run("migrate-set-parameters", &parameters)?;
             }
-            return Ok(());
+            return source.run("migrate-set-parameters", &parameters).map(drop);
         };
         let postcopy = peer.mode() != Mode::Precopy;
         let capability = |name: &str, state: bool| json!({ "capability": name, "state": state });

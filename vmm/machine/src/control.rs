@@ -194,25 +194,13 @@ pub enum PageCompression {
     Auto,
 }
 
-/// Whether pages that rounds send again go as their difference from the copy sent before.
+/// Something that is done, or not, or decided when it is due. What each means stands where it is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum XorDelta {
-    /// Where pages are packed anyway.
+pub enum OnOffAuto {
+    /// As it pays.
     Auto,
-    /// Wherever such a copy is kept.
-    On,
-    /// Never.
-    Off,
-}
-
-/// Whether the host is asked to keep its CPUs from sleeping while a guest moves, from its stop on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LowCpuLatency {
-    /// Until all pages are there, for 1 s at most.
-    Auto,
-    /// Until all pages are there.
+    /// Always.
     On,
     /// Never.
     Off,
@@ -241,12 +229,14 @@ pub struct MigrationParameters {
     pub multifd_channels: u8,
     /// How pages are packed, where the destination can unpack them.
     pub multifd_compression: PageCompression,
-    /// Whether pages that rounds send again go as their difference.
-    pub xor_delta: XorDelta,
+    /// Whether pages that rounds send again go as their difference from the copy sent before: auto, where pages are
+    /// packed anyway; on, wherever such a copy is kept.
+    pub xor_delta: OnOffAuto,
     /// Bytes of copies that are kept for that at most, up to [`MigrationParameters::LARGEST_CACHE`].
     pub xbzrle_cache_size: u64,
-    /// Whether CPUs of this host are kept from sleeping, at the end where it is set.
-    pub low_cpu_latency: LowCpuLatency,
+    /// Whether the host of the end where it is set is asked to keep its CPUs from sleeping, from the guest's stop until all
+    /// pages are there: auto, for 1 s at most.
+    pub low_cpu_latency: OnOffAuto,
     /// Pause before the second announcement of a guest that has arrived, milliseconds.
     pub announce_initial: u64,
     /// By how much each pause is longer than the one before, milliseconds.
@@ -283,9 +273,9 @@ impl Default for MigrationParameters {
             postcopy_switch: PostcopySwitch::Auto,
             multifd_channels: BULK_LANES,
             multifd_compression: PageCompression::Auto,
-            xor_delta: XorDelta::Auto,
+            xor_delta: OnOffAuto::Auto,
             xbzrle_cache_size: 64 << 20,
-            low_cpu_latency: LowCpuLatency::Auto,
+            low_cpu_latency: OnOffAuto::Auto,
             announce_initial: 50,
             announce_step: 100,
             announce_max: 550,

@@ -42,9 +42,9 @@ pub use config::{
 };
 pub use console::ConsoleBackend;
 pub use control::{
-    BalloonStatus, BlockStatus, ControlError, CpuStatus, LowCpuLatency, MemoryStatus, MigrateMode,
-    MigrateRequest, MigrationCapabilities, MigrationParameters, NetworkStatus, Owner,
-    PageCompression, PostcopySwitch, RunState, VmControl, VmEvent, VmStatus, XorDelta,
+    BalloonStatus, BlockStatus, ControlError, CpuStatus, MemoryStatus, MigrateMode, MigrateRequest,
+    MigrationCapabilities, MigrationParameters, NetworkStatus, OnOffAuto, Owner, PageCompression,
+    PostcopySwitch, RunState, VmControl, VmEvent, VmStatus,
 };
 pub use exit::ExitReason;
 pub use handle::VmHandle;

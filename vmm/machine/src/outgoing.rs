@@ -1,8 +1,8 @@
 //! The source's end, as the data plane sees this machine.
 
 use crate::control::{
-    ControlError, LowCpuLatency, MigrateMode, MigrateRequest, MigrationCapabilities,
-    MigrationParameters, PageCompression, PostcopySwitch, VmEvent, XorDelta,
+    ControlError, MigrateMode, MigrateRequest, MigrationCapabilities, MigrationParameters,
+    OnOffAuto, PageCompression, PostcopySwitch, VmEvent,
 };
 use crate::driver::Driver;
 use crate::frozen::{StandsStill, freeze};
@@ -88,9 +88,9 @@ impl SourceVm for Outgoing {
 /// What was asked for, as the data plane has it.
 pub(crate) fn low_latency(parameters: &MigrationParameters) -> LowLatency {
     match parameters.low_cpu_latency {
-        LowCpuLatency::Auto => LowLatency::Auto,
-        LowCpuLatency::On => LowLatency::On,
-        LowCpuLatency::Off => LowLatency::Off,
+        OnOffAuto::Auto => LowLatency::Auto,
+        OnOffAuto::On => LowLatency::On,
+        OnOffAuto::Off => LowLatency::Off,
     }
 }
 
@@ -151,9 +151,9 @@ impl Vm {
                 PageCompression::Auto => Compression::Auto,
             },
             differences: match parameters.xor_delta {
-                XorDelta::Auto => Differences::Auto,
-                XorDelta::On => Differences::On,
-                XorDelta::Off => Differences::Off,
+                OnOffAuto::Auto => Differences::Auto,
+                OnOffAuto::On => Differences::On,
+                OnOffAuto::Off => Differences::Off,
             },
             copies_bytes: parameters.xbzrle_cache_size,
             low_latency: low_latency(&parameters),

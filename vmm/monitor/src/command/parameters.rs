@@ -3,8 +3,7 @@
 
 use super::{Arg, ArgKind, Args, Output, printable};
 use machine::{
-    ControlError, LowCpuLatency, MigrationParameters, PageCompression, PostcopySwitch, VmControl,
-    XorDelta,
+    ControlError, MigrationParameters, OnOffAuto, PageCompression, PostcopySwitch, VmControl,
 };
 use serde_json::{Map, Value};
 use std::fmt::Write as _;
@@ -54,6 +53,22 @@ pub(crate) struct Parameter {
 }
 
 impl Setting {
+    const fn on_off_auto(value: OnOffAuto) -> Self {
+        Self::Word(match value {
+            OnOffAuto::Auto => "auto",
+            OnOffAuto::On => "on",
+            OnOffAuto::Off => "off",
+        })
+    }
+
+    fn as_on_off_auto(self) -> OnOffAuto {
+        match self {
+            Self::Word("on") => OnOffAuto::On,
+            Self::Word("off") => OnOffAuto::Off,
+            _ => OnOffAuto::Auto,
+        }
+    }
+
     const fn number(self) -> u64 {
         match self {
             Self::Number(number) => number,
@@ -77,6 +92,8 @@ impl Setting {
 }
 
 impl Domain {
+    const ON_OFF_AUTO: Self = Self::Words(&["auto", "on", "off"]);
+
     /// Least and most number, and what they count.
     const fn range(self) -> Option<(u64, u64, &'static str)> {
         match self {
@@ -216,21 +233,9 @@ pub(crate) const PARAMETERS: [Parameter; 18] = [
         json: "x-umem-xor-delta",
         help: "whether pages that rounds send again go as what has changed of them, from the next \
                migration on; auto: where pages are packed anyway",
-        domain: Domain::Words(&["auto", "on", "off"]),
-        get: |all| {
-            Setting::Word(match all.xor_delta {
-                XorDelta::Auto => "auto",
-                XorDelta::On => "on",
-                XorDelta::Off => "off",
-            })
-        },
-        set: |all, value| {
-            all.xor_delta = match value {
-                Setting::Word("on") => XorDelta::On,
-                Setting::Word("off") => XorDelta::Off,
-                _ => XorDelta::Auto,
-            };
-        },
+        domain: Domain::ON_OFF_AUTO,
+        get: |all| Setting::on_off_auto(all.xor_delta),
+        set: |all, value| all.xor_delta = value.as_on_off_auto(),
     },
     Parameter {
         name: "xbzrle-cache-size",
@@ -247,21 +252,9 @@ pub(crate) const PARAMETERS: [Parameter; 18] = [
         help: "at either end, whether the host is asked to keep its CPUs from sleeping (PM QoS, \
                /dev/cpu_dma_latency) from when the guest is stopped, for the next migration or \
                migrate_incoming; auto: until all pages are there, for 1 s at most; on: until then",
-        domain: Domain::Words(&["auto", "on", "off"]),
-        get: |all| {
-            Setting::Word(match all.low_cpu_latency {
-                LowCpuLatency::Auto => "auto",
-                LowCpuLatency::On => "on",
-                LowCpuLatency::Off => "off",
-            })
-        },
-        set: |all, value| {
-            all.low_cpu_latency = match value {
-                Setting::Word("on") => LowCpuLatency::On,
-                Setting::Word("off") => LowCpuLatency::Off,
-                _ => LowCpuLatency::Auto,
-            };
-        },
+        domain: Domain::ON_OFF_AUTO,
+        get: |all| Setting::on_off_auto(all.low_cpu_latency),
+        set: |all, value| all.low_cpu_latency = value.as_on_off_auto(),
     },
     Parameter {
         name: "announce-initial",
